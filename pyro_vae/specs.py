@@ -1,0 +1,237 @@
+"""How a part is declared: strict frozen specs, one table per kind of part, and errors that say what to do.
+
+A *spec* is data: a frozen pydantic model that forbids unknown keys. A *part* is a spec with a word that
+names it (`kind`, or `name` for data sets) and a method that builds its module. A *table* holds the parts of
+one kind; the YAML words, `pyro-vae list`, the JSON schema, the README's table and the conformance tests all
+read the tables, so that adding a part is one class and one line in its file.
+
+    class Laplace(Likelihood):                      # in likelihoods.py, or in your own package
+        kind: Literal["laplace"] = "laplace"
+        ...
+    pyro_vae.register(Laplace)                      # only from outside the package
+"""
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import Annotated, Any, ClassVar, Self, cast
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
+
+ENTRY_POINTS = "pyro_vae.parts"
+"""Entry point group from which an installed package adds parts; a file can never name code to import."""
+
+
+class DeclarationError(ValueError):
+    """Everything that is wrong with a declaration, one line per problem."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        """Keep the problems; the message is one of them a line."""
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class Spec(BaseModel):
+    """A strict, frozen, hashable piece of declaration."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+    def __init__(self, **fields: Any) -> None:
+        """Validate the fields.
+
+        Raises:
+            DeclarationError: every mistake at once, with the dotted field, the value and what is allowed.
+        """
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise DeclarationError(explain(error)) from None
+
+    # Without this mark pydantic would build nested specs through __init__ and lose where their mistakes are.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_unknown_keys(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Say which keys there are, here where the class is known."""
+        try:
+            return handler(value)
+        except ValidationError as error:
+            items = [_hinted(item, cls) for item in error.errors()]
+            raise ValidationError.from_exception_data(cls.__name__, items) from None
+
+    def tree(self) -> dict[str, Any]:
+        """The spec as plain dicts, lists and scalars, every default filled in."""
+        return json.loads(self.model_dump_json())
+
+    def replace(self, **changes: Any) -> Self:
+        """A new spec with some fields changed, validated like any other (`model_copy` would not)."""
+        return type(self)(**({name: getattr(self, name) for name in type(self).model_fields} | changes))
+
+
+class Part(Spec):
+    """A spec that is one word of a vocabulary; abstract. Its first field is the word."""
+
+    word: ClassVar[str] = "kind"
+    """Name of the field that holds the word."""
+    capturable: ClassVar[bool] = True
+    """False for operations that cannot be recorded once and replayed; the eager program then runs."""
+
+
+# Sequences are written as lists in YAML and Python alike, and kept as tuples, so that a spec is hashable.
+type Seq[T] = Annotated[tuple[T, ...], Field(strict=False)]
+type Count = Annotated[int, Field(ge=1, le=10**9)]
+
+
+class Table(Mapping[str, type[Part]]):
+    """The parts of one kind, in order: word -> spec class."""
+
+    def __init__(self, noun: str, base: type[Part], *parts: type[Part]) -> None:
+        """Make the table of `noun`, whose parts all derive from the abstract spec `base`."""
+        self.noun, self.base = noun, base
+        self._parts: dict[str, type[Part]] = {}
+        self._loaded = False
+        for part in parts:
+            self.add(part)
+
+    def add(self, part: type[Part]) -> None:
+        """Add a part under its word.
+
+        Raises:
+            TypeError: the class is no part of this kind, its word has no default, or the word is taken.
+        """
+        if not (isinstance(part, type) and issubclass(part, self.base)):
+            raise TypeError(f"{part!r} is no {self.noun}: derive it from pyro_vae.{self.base.__name__}.")
+        field = part.model_fields.get(part.word)
+        if field is None or not isinstance(field.default, str):
+            raise TypeError(f"{part.__name__} needs a field `{part.word}: Literal['...'] = '...'`.")
+        taken = self._parts.get(field.default)
+        if taken is not None and taken is not part:
+            raise TypeError(f"{self.noun} {field.default!r} is taken by {taken.__module__}.{taken.__name__}.")
+        self._parts[field.default] = part
+
+    def find(self, word: str) -> type[Part] | None:
+        """The part called `word`; installed packages are asked the first time a word is unknown."""
+        if word not in self._parts and not self._loaded:
+            self._loaded = True
+            for entry in entry_points(group=ENTRY_POINTS):
+                part = entry.load()
+                if isinstance(part, type) and issubclass(part, self.base):
+                    self.add(part)
+        return self._parts.get(word)
+
+    def __getitem__(self, word: str) -> type[Part]:
+        part = self.find(word)
+        if part is None:
+            raise KeyError(word)
+        return part
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+
+class OneOf:
+    """Annotation of a field that holds one part of a table: `Annotated[Likelihood, OneOf(LIKELIHOODS, "normal")]`.
+
+    Accepts a spec, a mapping (without the word: the field's own default kind) or the bare word.
+    """
+
+    def __init__(self, table: Table, default: str) -> None:
+        """Choose from `table`; `default` is the word that a mapping without one means."""
+        self.table, self.default = table, default
+
+    def _choose(self, value: Any) -> Part:
+        table, word = self.table, self.table.base.word
+        if isinstance(value, table.base):
+            return value
+        if isinstance(value, str):
+            value = {word: value}
+        if not isinstance(value, Mapping):
+            raise PydanticCustomError(
+                "part", "{text}", {"text": f"must be a {table.noun}: one of {_words(table)}, or a mapping."}
+            )
+        name = value.get(word, self.default)
+        part = table.find(name) if isinstance(name, str) else None
+        if part is None:
+            hint = _did_you_mean(str(name), table)
+            text = f"no {table.noun} is called {name!r}.{hint} Known: {_words(table)}."
+            raise PydanticCustomError("part", "{text}", {"text": text})
+        return part.model_validate(dict(value) | {word: name})
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Validate by dispatch at run time, so that parts registered later are known too."""
+        return core_schema.no_info_plain_validator_function(
+            self._choose,
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda part: part.tree()),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The union of the table's parts, or the bare word."""
+        words = list(self.table)
+        options = [handler(part.__pydantic_core_schema__) for part in self.table.values()]
+        return {"anyOf": [{"enum": words}, *options], "default": self.default}
+
+
+def _words(table: Table) -> str:
+    return ", ".join(table)
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def explain(error: ValidationError) -> list[str]:
+    """One line per mistake: dotted field, value, what is allowed, what to do.
+
+    A field that takes several types fails once for each; those are one mistake and become one line.
+    """
+    mistakes: dict[tuple[str, str], list[str]] = {}
+    for item in error.errors():
+        path = ".".join(str(name) for name in item["loc"] if not _names_a_type(name))
+        written = item["type"] in ("part", "extra_forbidden", "value_error", "missing")
+        value = "" if written else "=" + json.dumps(item["input"], default=str)
+        message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        message = "is required; give it a value." if item["type"] == "missing" else message
+        mistakes.setdefault((path, value), []).append(message.rstrip("."))
+    return [
+        f"{path}{value}: {' or '.join(dict.fromkeys(messages))}.".removeprefix(": ")
+        for (path, value), messages in mistakes.items()
+    ]
+
+
+def _names_a_type(name: int | str) -> bool:
+    """Whether an element of pydantic's location is the branch of a union, which no user wrote."""
+    return isinstance(name, str) and ("[" in name or name in ("int", "float", "bool", "str", "none"))
+
+
+def _hinted(item: ErrorDetails, owner: type[Spec]) -> InitErrorDetails:
+    """The same error with its final text; an unknown key of `owner` itself also gets the known ones."""
+    message = item["msg"]
+    if item["type"] == "extra_forbidden" and len(item["loc"]) == 1:
+        fields = list(owner.model_fields)
+        hint = _did_you_mean(str(item["loc"][0]), fields)
+        message = f"unknown key.{hint} {owner.__name__} has: {', '.join(fields)}."
+    kind = PydanticCustomError(cast(Any, item["type"]), "{text}", {"text": message})
+    return InitErrorDetails(type=kind, loc=item["loc"], input=item["input"])
