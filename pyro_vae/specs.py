@@ -20,10 +20,12 @@ from typing import Annotated, Any, ClassVar, Self, cast
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -99,6 +101,11 @@ class Part(Spec):
 # Sequences are written as lists in YAML and Python alike, and kept as tuples, so that a spec is hashable.
 type Seq[T] = Annotated[tuple[T, ...], Field(strict=False)]
 type Count = Annotated[int, Field(ge=1, le=10**9)]
+# One thing, or a list of them; the tags hold a bracket so that `explain` leaves them out of the dotted field.
+type OneOrMore[T] = Annotated[
+    Annotated[T, Tag("one[]")] | Annotated[Seq[T], Tag("more[]")],
+    Discriminator(lambda value: "more[]" if isinstance(value, list | tuple) else "one[]"),
+]
 
 
 class Table(Mapping[str, type[Part]]):
@@ -174,7 +181,7 @@ class OneOf:
         name = value.get(word, self.default)
         part = table.find(name) if isinstance(name, str) else None
         if part is None:
-            hint = _did_you_mean(str(name), table)
+            hint = did_you_mean(str(name), table)
             text = f"no {table.noun} is called {name!r}.{hint} Known: {_words(table)}."
             raise PydanticCustomError("part", "{text}", {"text": text})
         return part.model_validate(dict(value) | {word: name})
@@ -197,7 +204,12 @@ def _words(table: Table) -> str:
     return ", ".join(table)
 
 
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A sentence with the closest known word, or nothing.
+
+    >>> did_you_mean("bernouli", ["bernoulli", "normal"])
+    " Did you mean 'bernoulli'?"
+    """
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
 
@@ -231,7 +243,7 @@ def _hinted(item: ErrorDetails, owner: type[Spec]) -> InitErrorDetails:
     message = item["msg"]
     if item["type"] == "extra_forbidden" and len(item["loc"]) == 1:
         fields = list(owner.model_fields)
-        hint = _did_you_mean(str(item["loc"][0]), fields)
+        hint = did_you_mean(str(item["loc"][0]), fields)
         message = f"unknown key.{hint} {owner.__name__} has: {', '.join(fields)}."
     kind = PydanticCustomError(cast(Any, item["type"]), "{text}", {"text": message})
     return InitErrorDetails(type=kind, loc=item["loc"], input=item["input"])

@@ -1,0 +1,51 @@
+"""pyro_vae: variational autoencoders declared as data, trained by SVI in Pyro, diagnosed with ArviZ.
+
+>>> import pyro_vae as pv
+>>> experiment = pv.Experiment(variant=pv.Variant(latent=pv.Latent(dim=2)))
+>>> run = pv.train(experiment)                                              # doctest: +SKIP
+>>> tree = run.posterior(num_draws=1000, observations=range(16))            # doctest: +SKIP
+"""
+
+from importlib import import_module, metadata
+from typing import Any
+
+__version__ = metadata.version("pyro_vae")
+
+# Where each public name lives. Imported on first use: torch and Pyro take seconds, `--help` must not.
+_HOME = {
+    "specs": ("DeclarationError", "Part", "Spec", "Table"),
+    "networks": ("Conv", "MLP", "NETWORKS", "Network", "Shape"),
+    "priors": ("PRIORS", "Prior", "StandardNormal"),
+    "likelihoods": ("LIKELIHOODS", "Bernoulli", "ContinuousBernoulli", "Decoded", "Likelihood", "Normal"),
+    "guides": ("GUIDES", "DiagonalNormal", "Guide", "Point", "Raw"),
+    "data": ("DATA", "Arrays", "ArraysData", "Data", "DataSpec", "DigitsData", "LinearGaussianData", "MNISTData"),
+    "variant": ("Label", "Latent", "Variant"),
+    "vae": ("VAE", "Batch", "Densities", "Site", "densities", "without_labels"),
+    "objectives": ("ELBO", "OBJECTIVES", "Objective", "Terms"),
+    "experiment": (
+        "EarlyStopping",
+        "Experiment",
+        "Optimizer",
+        "Schedule",
+        "Training",
+        "load_experiment",
+        "named",
+        "register",
+    ),
+    "training": ("Interrupted", "NumericsError"),
+    "runs": ("Run", "load", "resume", "train"),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE)  # noqa: PLE0605 - ruff wants a literal list
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that a public name lives in."""
+    if name not in _MODULE:
+        raise AttributeError(f"module 'pyro_vae' has no attribute {name!r}")
+    return getattr(import_module(f"pyro_vae.{_MODULE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,98 @@
+"""From a Pyro program to a recorded function.
+
+Pyro's effect handlers cost more than a small VAE's arithmetic, and need to run only once:
+
+    program(parameters, buffers, batch, weights) -> (loss, terms, gradients, buffers)
+
+is pure: nothing hidden is read or written but the random state. The gradient is taken *inside* by
+`torch.autograd.grad`; recorded outside of it, the gradients of hooks, custom functions and inner gradients
+would be silently wrong. `make_fx` runs it once and keeps its tensor operations.
+
+What a recording bakes in: Python numbers (those that change enter as tensors), shapes, and the mode
+(training or evaluation) of the modules.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_vae.vae import Batch
+
+
+class Outcome(NamedTuple):
+    """What a program returns; the tensors carry no graph."""
+
+    loss: Tensor
+    terms: Any
+    gradients: list[Tensor]
+    buffers: list[Tensor]
+
+
+type Program = Callable[[list[Tensor], list[Tensor], Batch, dict[str, Tensor]], Outcome]
+
+
+def value_and_gradient(objective: nn.Module, autocast: torch.dtype | None = None) -> Program:
+    """The eager program: loss, terms and gradients of an objective as a pure function.
+
+    Args:
+        objective: module whose forward(batch, weights) returns (loss, terms).
+        autocast: lower precision in which matrix products may run.
+    """
+    names = [name for name, _ in objective.named_parameters()]
+    buffer_names = [name for name, _ in objective.named_buffers()]
+
+    def program(
+        parameters: list[Tensor], buffers: list[Tensor], batch: Batch, weights: dict[str, Tensor]
+    ) -> Outcome:
+        leaves = [parameter.detach().requires_grad_() for parameter in parameters]
+        fresh = [buffer.clone() for buffer in buffers]  # modules update their buffers in place
+        swapped = dict(zip(names, leaves, strict=True)) | dict(zip(buffer_names, fresh, strict=True))
+        device = leaves[0].device.type
+        precision = torch.autocast(device, autocast) if autocast else contextlib.nullcontext()
+        with torch.enable_grad():
+            with precision:
+                loss, terms = functional_call(objective, swapped, (batch, weights))
+            gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+        terms = torch.utils._pytree.tree_map_only(Tensor, Tensor.detach, terms)
+        filled = [
+            torch.zeros_like(leaf) if gradient is None else gradient
+            for leaf, gradient in zip(leaves, gradients, strict=True)
+        ]
+        return Outcome(loss.detach(), terms, filled, fresh)
+
+    return program
+
+
+def capture(
+    objective: nn.Module, batch: Batch, weights: dict[str, Tensor], autocast: torch.dtype | None = None
+) -> Program:
+    """Record the program of an objective on an example batch; the random state is as before afterwards.
+
+    The recording replays for other batches of the same shapes, for other parameters, buffers, weights and
+    random states. It must run under `torch.no_grad()`, or its outputs would carry a second graph.
+    """
+    parameters = [parameter.detach() for parameter in objective.parameters()]
+    buffers = list(objective.buffers())
+    with unvalidated(), same_random_state(parameters[0].device):
+        return make_fx(value_and_gradient(objective, autocast))(parameters, buffers, batch, weights)
+
+
+@contextlib.contextmanager
+def unvalidated() -> Iterator[None]:
+    """Switch off argument checks of distributions, which read values back to the host; restored at the end."""
+    with pyro.validation_enabled(False):
+        yield
+
+
+@contextlib.contextmanager
+def same_random_state(device: torch.device) -> Iterator[None]:
+    """Leave the random state of the CPU and of `device` as it was."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        yield

@@ -1,0 +1,1 @@
+"""Checks of a fitted model: arrays or callables in, numbers out; no VAE inside."""

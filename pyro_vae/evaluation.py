@@ -1,0 +1,185 @@
+"""Evaluation: bounds and importance-sampled log likelihoods of a trained VAE, with standard errors.
+
+    ELBO               E_q[log p(x | z)] - KL(q(z | x) || p(z))
+    log p^_K(x)        log (1/K) sum_k w_k, z_k ~ q(z | x); its expectation is a lower bound of log p(x)
+    k-hat              tail index of the w_k per datum: above the threshold log p^_K(x) is not to be trusted
+
+K draws are taken in chunks that bound memory, whatever K and the number of data.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae.capture import same_random_state, unvalidated
+from pyro_vae.data import Data
+from pyro_vae.diagnostics.importance import RunningLogMeanExp, mean_and_standard_error
+from pyro_vae.diagnostics.psis import khat_report, pareto_khat
+from pyro_vae.experiment import Experiment
+from pyro_vae.latent import chunks, particles_per_chunk, site_moments
+from pyro_vae.objectives import split, terms
+from pyro_vae.step import fetch
+from pyro_vae.training import DTYPES, preparer, resident
+from pyro_vae.vae import VAE, Batch, Densities, densities, label_weights
+
+KHAT_DRAWS = 1000
+"""Draws per datum that k-hat is fitted to, at most; its Monte Carlo sd is then 0.13."""
+MIN_KHAT_DRAWS = 100
+"""Below this there is no tail to fit."""
+ACTIVE = 0.01
+"""Variance of E_q[z_d] over data above which a unit is active (Burda et al., 2016)."""
+DATA_PER_CHUNK = 100
+
+
+class Scores(NamedTuple):
+    """Per datum (N,), nats, float64 on the CPU."""
+
+    elbo: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+    log_likelihood: Tensor
+    """log p^_K(x)."""
+    standard_error: Tensor
+    """Monte Carlo standard error of log p^_K(x)."""
+    khat: Tensor
+    """Pareto k-hat; NaN where undetermined, -inf where the weights are constant."""
+    mean: dict[str, Tensor]
+    """Latent site -> E_q[z | x] (N, D)."""
+
+
+def prepared(data: Data, part: str, experiment: Experiment, device: torch.device) -> Batch:
+    """A whole split as the model sees it, with the binarisation drawn once from the seed."""
+    split = getattr(data, part)
+    own = resident(split, experiment, device)
+    with same_random_state(device):
+        torch.manual_seed(experiment.seed)
+        dtype = DTYPES[experiment.training.precision]
+        return fetch(own, torch.arange(len(split), device=device), preparer(data, dtype))
+
+
+@torch.no_grad()
+def score(vae: VAE, batch: Batch, num_samples: int, progress: Callable[[int], object] = lambda n: None) -> Scores:
+    """Score every datum of a batch.
+
+    Args:
+        vae: the model, in evaluation mode.
+        batch: N data.
+        num_samples: K importance samples per datum.
+        progress: called with the number of data just done.
+    """
+    found = []
+    for part in chunks(batch, DATA_PER_CHUNK):
+        found.append(_score_chunk(vae, part, num_samples))
+        progress(part.size)
+    mean = {name: torch.cat([scores.mean[name] for scores in found]) for name in vae.variant.layers}
+    return Scores(*(torch.cat([scores[i] for scores in found]) for i in range(6)), mean)
+
+
+def _score_chunk(vae: VAE, batch: Batch, num_samples: int) -> Scores:
+    running, kept, sums, mean = RunningLogMeanExp(), [], torch.zeros(3, batch.size, dtype=torch.float64), {}
+    done, at_once = 0, particles_per_chunk(vae, batch.size)
+    while done < num_samples:
+        k = min(at_once, num_samples - done)
+        with unvalidated():
+            d = densities(vae, batch, k)
+            reconstruction, rest, kl_per_dim = split(vae, d, closed_form=True)
+            t = terms(reconstruction, rest, kl_per_dim, d, batch, vae.variant.rule)
+        log_w = d.log_w.logsumexp(0) if d.labels else d.log_w
+        log_w = log_w.expand(k, batch.size).double().cpu()
+        running.add(log_w)
+        if done < KHAT_DRAWS:
+            kept.append(log_w[: KHAT_DRAWS - done])
+        sums += k * torch.stack([t.elbo, t.reconstruction, t.kl]).double().cpu()
+        for name, value in _guide_means(vae, d).items():
+            mean[name] = mean.get(name, 0.0) + k * value.double().cpu()
+        done += k
+    elbo, reconstruction, kl = sums / num_samples
+    draws = torch.cat(kept)
+    khat = torch.as_tensor(pareto_khat(draws)) if len(draws) >= MIN_KHAT_DRAWS else torch.full_like(elbo, math.nan)
+    return Scores(
+        elbo, reconstruction, kl, running.estimate(), running.standard_error(), khat,
+        {name: value / num_samples for name, value in mean.items()},
+    )  # fmt: skip
+
+
+def _guide_means(vae: VAE, d: Densities) -> dict[str, Tensor]:
+    """E_q[z | x] (B, D) of every layer, labels and particles averaged out."""
+    pi = label_weights(d.log_w, d, vae.variant.rule)[..., None] if d.labels else None
+    found = {}
+    for name in vae.variant.layers:
+        mean, _ = site_moments(d.q[name].fn, d.q[name].value)
+        found[name] = ((pi * mean).sum(0) if pi is not None else mean).mean(0)
+    return found
+
+
+def evaluate(
+    vae: VAE,
+    data: Data,
+    experiment: Experiment,
+    part: str = "test",
+    num_samples: int = 1000,
+    progress: Callable[[int], object] = lambda n: None,
+) -> dict[str, Any]:
+    """The figures of `result.json` that come from the model and the data.
+
+    Args:
+        vae: the trained model.
+        data: the data set.
+        experiment: the declaration.
+        part: "train", "validation" or "test".
+        num_samples: K importance samples per datum.
+        progress: called with the number of data just done.
+
+    Returns:
+        The part of the result card that this measures; nats per datum, `{"value", "standard_error"}` over data.
+    """
+    start, variant = time.perf_counter(), experiment.variant
+    device = next(vae.parameters()).device
+    batch = prepared(data, part, experiment, device)
+    was_training = vae.training
+    with same_random_state(device):
+        torch.manual_seed(experiment.seed)
+        scores = score(vae.eval(), batch, num_samples, progress)
+    vae.train(was_training)
+    active = sum(int((mean.var(0) > ACTIVE).sum()) for mean in scores.mean.values()) if batch.size > 1 else None
+    normalized, nll = variant.normalized, -float(scores.log_likelihood.mean())
+    khat_draws = min(num_samples, KHAT_DRAWS)
+    return {
+        "data": data.name,
+        "split": part,
+        "num_data": batch.size,
+        "density": variant.density,
+        "elbo": _with_error(scores.elbo) if normalized else None,
+        "log_likelihood": _with_error(scores.log_likelihood) if normalized else None,
+        "reconstruction": _with_error(scores.reconstruction),
+        "kl": _with_error(scores.kl) if variant.guide.density else None,
+        "num_importance_samples": num_samples if normalized else None,
+        "bits_per_dim": bits_per_dim(nll, data) if normalized and data.discrete else None,
+        "active_units": active,
+        "latent_dim": sum(variant.layers.values()),
+        "khat": khat_report(scores.khat.numpy(), khat_draws)
+        if normalized and khat_draws >= MIN_KHAT_DRAWS
+        else None,
+        "seconds": {"evaluate": time.perf_counter() - start},
+    }
+
+
+def bits_per_dim(nll: float, data: Data) -> float:
+    """-log2 p per entry; of dequantised data a bound on that of their integer levels.
+
+        bits = NLL / (D ln 2) + log2(levels) if dequantised, because x was scaled from levels to [0, 1]
+
+    References:
+        A note on the evaluation of generative models (Theis, van den Oord & Bethge, 2016).
+    """
+    shift = math.log2(data.levels) if data.dequantize == "uniform" and data.levels else 0.0
+    return nll / (math.prod(data.shape) * math.log(2)) + shift
+
+
+def _with_error(values: Tensor) -> dict[str, float]:
+    value, error = mean_and_standard_error(values)
+    return {"value": value, "standard_error": error}

@@ -1,0 +1,296 @@
+"""An `Experiment` is everything a run needs: variant, objective, data, training, seed; one YAML file.
+
+A *named* experiment is a YAML file in `pyro_vae/variants/`, partial like a user's own: every key that it
+leaves out has a default.
+"""
+
+import math
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import Field, ValidationError, model_validator
+
+from pyro_vae.data import DATA, Data, DataSpec, DigitsData
+from pyro_vae.files import Tree, override, parse_yaml, read_yaml, to_yaml
+from pyro_vae.guides import GUIDES
+from pyro_vae.likelihoods import LIKELIHOODS, Support
+from pyro_vae.networks import NETWORKS
+from pyro_vae.objectives import ELBO, OBJECTIVES, Objective
+from pyro_vae.priors import PRIORS
+from pyro_vae.specs import Count, DeclarationError, OneOf, Part, Seq, Spec, Table, did_you_mean, explain
+from pyro_vae.variant import Variant
+
+TABLES: dict[str, Table] = {
+    table.noun: table for table in (LIKELIHOODS, PRIORS, GUIDES, NETWORKS, OBJECTIVES, DATA)
+}
+"""Every table of parts, by what its parts are called."""
+
+
+class Optimizer(Spec):
+    """Adam (weight decay added to the gradient) or AdamW (decoupled)."""
+
+    kind: Literal["adam", "adamw"] = "adam"
+    """`adam` or `adamw`."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Step size at the start of the schedule."""
+    betas: Annotated[Seq[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square."""
+    eps: float = Field(1e-8, gt=0)
+    """Added to the root of the mean square."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Pull of the parameters towards zero."""
+
+
+class Schedule(Spec):
+    """Learning rate over training, as a factor from 1 down to `final`, after a linear warm-up."""
+
+    kind: Literal["constant", "linear", "cosine", "exponential"] = "constant"
+    """Shape of the decay."""
+    final: float = Field(0.01, gt=0, le=1)
+    """Factor at the end; of no concern to `constant`."""
+    warmup_epochs: float = Field(0.0, ge=0)
+    """Epochs over which the rate rises linearly from 0."""
+
+    @model_validator(mode="after")
+    def _final_is_used(self) -> "Schedule":
+        if self.kind == "constant" and "final" in self.model_fields_set and self.final != 0.01:
+            raise ValueError("final: has no effect on a constant schedule; choose linear, cosine or exponential")
+        return self
+
+    def factor(self, epoch: float, epochs: float) -> float:
+        """Factor of the learning rate after `epoch` of `epochs` epochs."""
+        if epoch < self.warmup_epochs:
+            return epoch / self.warmup_epochs
+        done = min((epoch - self.warmup_epochs) / max(epochs - self.warmup_epochs, 1e-12), 1.0)
+        match self.kind:
+            case "linear":
+                return 1 + (self.final - 1) * done
+            case "cosine":
+                return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done))
+            case "exponential":
+                return self.final**done
+        return 1.0
+
+
+class EarlyStopping(Spec):
+    """Stop when the validation ELBO (the loss, where there is no ELBO) has not improved; keep the best weights."""
+
+    patience: Count = 10
+    """Epochs without improvement before training stops."""
+    min_delta: float = Field(0.0, ge=0)
+    """Improvement, nats per datum, that counts."""
+
+
+class Training(Spec):
+    """How the parameters are found."""
+
+    epochs: Count = 100
+    """Passes over the training data."""
+    batch_size: Count = 128
+    """Data per step; a short last batch is dropped (the order changes every epoch)."""
+    optimizer: Optimizer = Optimizer()
+    """The update rule."""
+    schedule: Schedule = Schedule()
+    """Learning rate over training."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of the gradient; larger ones are scaled down."""
+    early_stopping: EarlyStopping | None = None
+    """When to stop before the last epoch."""
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    """`bfloat16` runs the matrix products in bfloat16 and keeps parameters and densities in float32."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the recorded step; `auto` where the planned steps repay it."""
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """`auto` takes a GPU where there is one."""
+    checkpoint_every: Count = 1
+    """Epochs between checkpoints."""
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "Training":
+        if self.schedule.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs={self.schedule.warmup_epochs:g} is longer than training "
+                f"(epochs={self.epochs}): the rate would never be reached; shorten it or train longer"
+            )
+        return self
+
+
+class Described(Protocol):
+    """What is known of a data set before it is read, and what `Data` knows after."""
+
+    name: str
+    support: Support
+    shape: tuple[int, ...]
+    num_classes: dict[str, int]
+
+
+class Experiment(Spec):
+    """Everything a run needs."""
+
+    variant: Variant = Variant()
+    """The model and the guide."""
+    objective: Annotated[Objective, OneOf(OBJECTIVES, "elbo")] = ELBO()
+    """What training minimises."""
+    data: Annotated[DataSpec, OneOf(DATA, "digits")] = DigitsData()
+    """The data and their treatment."""
+    training: Training = Training()
+    """How the parameters are found."""
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    """Seed of the initial weights, the order of the data and the draws."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Experiment":
+        longest, epochs = self.objective.longest(), self.training.epochs
+        if longest > epochs:
+            raise ValueError(
+                f"objective.warmup_epochs={longest:g}: is longer than training (training.epochs={epochs}), "
+                "so that beta would never be reached; shorten it or train longer"
+            )
+        declared = self.data.declared()
+        problems = [] if declared is None else misfits(self, declared)
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def misfits(experiment: Experiment, data: Described) -> list[str]:
+    """What of a declaration does not fit the data, one line each, empty if all is well."""
+    variant = experiment.variant
+    refusal = variant.likelihood.accepts(data.support)
+    found = [f"variant.likelihood: {_word(variant.likelihood)!r} {refusal}"] if refusal else []
+    for field in ("encoder", "decoder"):
+        network = getattr(variant, field)
+        if network.image_only and len(data.shape) != 3:
+            found.append(
+                f"variant.{field}: {_word(network)!r} needs images, and {data.name!r} holds vectors of "
+                f"{data.shape[0]} numbers; use 'mlp'."
+            )
+    found += _label_misfits(experiment, data)
+    return found
+
+
+def _label_misfits(experiment: Experiment, data: Described) -> list[str]:
+    found, known = [], data.num_classes
+    for name, label in experiment.variant.labels.items():
+        if label.observed == "never":
+            continue
+        if name not in known:
+            has = f"it has: {', '.join(known)}" if known else "it has no labels; remove the label site"
+            found.append(
+                f"variant.labels.{name}: {data.name!r} has no attribute of that name.{did_you_mean(name, known)} "
+                f"Of attributes {has}."
+            )
+        elif label.classes < known[name]:
+            found.append(
+                f"variant.labels.{name}.classes={label.classes}: {data.name!r} has {known[name]} classes; "
+                f"set it to {known[name]}."
+            )
+    kept = experiment.data.labels_kept
+    if kept is not None and not any(s.observed == "partly" for s in experiment.variant.labels.values()):
+        found.append(
+            f"data.labels_kept={kept}: no label site is observed partly, so that it has no effect; remove it, "
+            "or declare one like variant.labels={digit: {classes: 10, observed: partly}}."
+        )
+    return found
+
+
+def check(experiment: Experiment, data: Data) -> None:
+    """Check a declaration against the data themselves.
+
+    Raises:
+        DeclarationError: everything that does not fit.
+    """
+    found = misfits(experiment, data)
+    training = experiment.training
+    if training.batch_size > len(data.train):
+        found.append(
+            f"training.batch_size={training.batch_size}: there are {len(data.train)} training data; "
+            f"take at most that many."
+        )
+    if training.early_stopping and len(data.validation) == 0:
+        found.append("training.early_stopping: needs validation data; set data.validation, like 0.1.")
+    for name, label in experiment.variant.labels.items():
+        for part in ("train", "validation", "test"):
+            labels = getattr(data, part).attributes.get(name)
+            if label.observed == "always" and labels is not None and bool((labels < 0).any()):
+                found.append(
+                    f"variant.labels.{name}.observed=always: {int((labels < 0).sum())} labels of the {part} data "
+                    "are missing; use partly."
+                )
+    if found:
+        raise DeclarationError(found)
+
+
+def _word(part: Part) -> str:
+    return getattr(part, part.word)
+
+
+def named() -> dict[str, str]:
+    """Names of the experiments that come with the package -> the first line of comment of each."""
+    folder = resources.files("pyro_vae") / "variants"
+    files = sorted((item for item in folder.iterdir() if item.name.endswith(".yaml")), key=lambda item: item.name)
+    return {item.name.removesuffix(".yaml"): item.read_text().splitlines()[0].lstrip("# ") for item in files}
+
+
+def load_experiment(source: str = "digits", overrides: tuple[str, ...] | list[str] = ()) -> Experiment:
+    """An experiment from a name or a YAML file, with `key=value` overrides.
+
+    Args:
+        source: one of `named()`, or the path of a file.
+        overrides: assignments like "training.epochs=20".
+
+    Raises:
+        DeclarationError: everything that is wrong with it.
+
+    >>> load_experiment("digits", ["latent.dim=2"]).variant.latent.dim
+    2
+    """
+    return experiment_from(_source_tree(source), overrides)
+
+
+def experiment_from(tree: Tree, overrides: tuple[str, ...] | list[str] = ()) -> Experiment:
+    """An experiment from a (partial) tree, with `key=value` overrides."""
+    tree = override(tree, overrides, Experiment)
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        raise DeclarationError(explain(error)) from None
+
+
+def _source_tree(source: str) -> Tree:
+    if source in named():
+        text = (resources.files("pyro_vae") / "variants" / f"{source}.yaml").read_text()
+        return parse_yaml(text, source)
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.exists():
+            raise DeclarationError([f"{source}: there is no such file; `pyro-vae list` names what comes along."])
+        return read_yaml(path)
+    raise DeclarationError(
+        [f"{source!r}: no variant of that name and no file.{did_you_mean(source, named())} Known: {', '.join(named())}."]
+    )
+
+
+def dump(experiment: Experiment) -> str:
+    """YAML of an experiment, every default filled in; `experiment_from(parse_yaml(...))` gives it back."""
+    return to_yaml(experiment.tree())
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of a file, for editors; no key is required in one."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Experiment.model_json_schema()
+
+
+def register(part: type[Part]) -> type[Part]:
+    """Add a part from outside the package to its table; usable as a decorator.
+
+    Raises:
+        TypeError: it derives from none of the abstract specs, or its word is taken.
+    """
+    for table in TABLES.values():
+        if isinstance(part, type) and issubclass(part, table.base):
+            table.add(part)
+            return part
+    bases = ", ".join(table.base.__name__ for table in TABLES.values())
+    raise TypeError(f"{part!r} is no part: derive it from one of pyro_vae.{{{bases}}}.")

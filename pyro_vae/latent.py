@@ -1,0 +1,177 @@
+"""Operations on the latent space of a built VAE: draw, encode, reconstruct.
+
+Missing labels are drawn with the latents, c ~ q(y | x) (or p(y | x) by the importance weights, where the rule
+is `sum`), so that every draw is one of (y, z) jointly.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae.capture import unvalidated
+from pyro_vae.vae import VAE, Batch, Densities, densities, label_cells, label_weights
+
+CHUNK = 2**23
+"""Numbers in the largest tensor of a chunk: 32 MB in float32, a few of which are alive at a time."""
+
+
+class Draws(NamedTuple):
+    """S joint draws for each of B data."""
+
+    z: dict[str, Tensor]
+    """Latent site -> (S, B, D)."""
+    y: dict[str, Tensor]
+    """Missing label site -> (S, B), integers."""
+    log_p: Tensor
+    """log p(x, y, z) (S, B), nats."""
+    log_q: Tensor
+    """log q(y, z | x) (S, B), nats."""
+    x_mean: Tensor
+    """E[x | z, y] (S, B, *event)."""
+    x: Tensor
+    """x ~ p(x | z, y) (S, B, *event)."""
+
+
+class Codes(NamedTuple):
+    """Moments of q(z | x), labels averaged out."""
+
+    mean: dict[str, Tensor]
+    """Latent site -> (B, D)."""
+    sd: dict[str, Tensor]
+    """Latent site -> (B, D)."""
+
+
+def chunks(batch: Batch, size: int) -> Iterator[Batch]:
+    """Consecutive parts of a batch, `size` data each."""
+
+    def cut(tensor: Tensor | None, start: int) -> Tensor | None:
+        return None if tensor is None else tensor[start : start + size]
+
+    for start in range(0, batch.size, size):
+        yield Batch(*(cut(tensor, start) for tensor in batch[:4]))
+
+
+def data_per_chunk(vae: VAE, num_particles: int, most: int = 512) -> int:
+    """How many data with that many particles keep the largest tensor within `CHUNK`."""
+    per_datum = vae.variant.cells * num_particles * vae.numel
+    return max(1, min(most, CHUNK // per_datum))
+
+
+def particles_per_chunk(vae: VAE, num_data: int) -> int:
+    """How many particles of that many data keep the largest tensor within `CHUNK`."""
+    return max(1, CHUNK // (vae.variant.cells * num_data * vae.numel))
+
+
+@torch.no_grad()
+def draw_posterior(vae: VAE, batch: Batch, num_draws: int) -> Draws:
+    """Draw S times from the guide, score the draws, and replicate the data from them.
+
+    Args:
+        vae: the model, in evaluation mode.
+        batch: B data.
+        num_draws: S.
+    """
+    with unvalidated():
+        d = densities(vae, batch, num_draws)
+        cell = _draw_cells(d, vae, num_draws)
+        p_x = d.p["x"].fn
+        x_mean, x = _mean(p_x), p_x.sample()
+    shape = (num_draws, batch.size)
+    log_q = sum(site.log_prob for name, site in d.q.items() if name in vae.variant.layers)
+    y = {name: _pick(values.expand(-1, *shape), cell) for name, values in label_cells(vae).items()}
+    log_y = sum(d.q[name].log_prob for name in d.labels) if vae.variant.rule == "guide" else _cell_log_prob(d)
+    return Draws(
+        {name: _pick(d.q[name].value, cell, 1) for name in vae.variant.layers},
+        y,
+        _pick(sum(site.log_prob for site in d.p.values()), cell).expand(shape),
+        _pick(log_q + log_y if d.labels else log_q, cell).expand(shape),
+        _pick(x_mean, cell, len(vae.shape.x)),
+        _pick(x, cell, len(vae.shape.x)),
+    )
+
+
+def _mean(fn: object) -> Tensor:
+    return getattr(fn, "base_dist", fn).mean if hasattr(fn, "base_dist") else fn.mean  # type: ignore[attr-defined]
+
+
+def _cell_log_prob(d: Densities) -> Tensor:
+    """log p(y_c | x) by the importance weights of all particles, (C, 1, B), nats."""
+    return d.log_w.logsumexp(1, keepdim=True).log_softmax(0)
+
+
+def _draw_cells(d: Densities, vae: VAE, num_draws: int) -> Tensor | None:
+    """A cell of the label grid for each draw and datum (S, B), None without missing labels."""
+    if not d.labels:
+        return None
+    pi = label_weights(d.log_w, d, "guide") if vae.variant.rule == "guide" else _cell_log_prob(d).exp()
+    probs = pi.expand(-1, num_draws, pi.shape[-1]).movedim(0, -1)
+    return torch.distributions.Categorical(probs=probs, validate_args=False).sample()
+
+
+def _pick(value: Tensor, cell: Tensor | None, event: int = 0) -> Tensor:
+    """The chosen cell of (C, S, B, *event); all of (S, B, *event) where there is no C."""
+    if cell is None or value.dim() < 3 + event:
+        return value
+    index = cell[(None, ...) + (None,) * event].expand(1, *cell.shape, *value.shape[value.dim() - event :])
+    return value.expand(-1, *cell.shape, *value.shape[value.dim() - event :]).gather(0, index)[0]
+
+
+@torch.no_grad()
+def encode(vae: VAE, batch: Batch, num_particles: int = 1) -> Codes:
+    """Mean and sd of q(z | x).
+
+    Exact for the first latent that the guide samples; of latents conditioned on it, and over labels that are
+    summed out, moments of the mixture over `num_particles` draws.
+    """
+    found: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+    for part in chunks(batch, data_per_chunk(vae, num_particles)):
+        with unvalidated():
+            found.append(_moments(vae, densities(vae, part, num_particles)))
+    return Codes(*({name: torch.cat([f[i][name] for f in found]) for name in vae.variant.layers} for i in (0, 1)))
+
+
+def _moments(vae: VAE, d: Densities) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    pi = label_weights(d.log_w, d, vae.variant.rule)[..., None] if d.labels else None
+    means, sds = {}, {}
+    for name in vae.variant.layers:
+        mean, variance = site_moments(d.q[name].fn, d.q[name].value)
+        first, second = ((pi * m).sum(0) if pi is not None else m for m in (mean, variance + mean.square()))
+        means[name] = first.mean(0)
+        sds[name] = (second.mean(0) - means[name].square()).clamp_min(0).sqrt()
+    return means, sds
+
+
+def site_moments(fn: object, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of a guide's distribution; its draw where it knows no moments."""
+    try:
+        return fn.mean, fn.variance  # type: ignore[attr-defined]
+    except NotImplementedError:
+        return value, torch.zeros_like(value)
+
+
+@torch.no_grad()
+def sample(vae: VAE, num: int, y: Tensor | None = None, given: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Generate from the prior: draws x, their means E[x | z, y] (both (num, *event)), and the top latent z.
+
+    Args:
+        vae: the model.
+        num: how many.
+        y: labels to generate (num,) or (num, sites); drawn from p(y) without.
+        given: covariates (num, G), needed where the variant has any.
+    """
+    batch = Batch(None, y=y, given=given, n=num)
+    with unvalidated():
+        trace = poutine.trace(vae.model).get_trace(batch)
+    top = trace.nodes[list(vae.variant.layers)[-1]]["value"]
+    return trace.nodes["x"]["value"], _mean(trace.nodes["x"]["fn"]), top
+
+
+@torch.no_grad()
+def draw_prior(vae: VAE, num: int, given: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
+    """Draws of every latent (num, D) and of the data generated from them (num, *event)."""
+    with unvalidated():
+        trace = poutine.trace(vae.model).get_trace(Batch(None, n=num, given=given))
+    return {name: trace.nodes[name]["value"] for name in vae.variant.layers}, trace.nodes["x"]["value"]

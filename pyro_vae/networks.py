@@ -1,0 +1,298 @@
+"""Networks: the maps between data, features and parameters of distributions.
+
+An *encoder body* maps a batch of data to features, once per batch:
+
+    h = body(x, mask, given)            x (B, *event) -> h (B, features)
+
+A *decoder* maps the concatenated conditions of one particle to `outputs` numbers per entry of the datum:
+
+    r = decoder(c)                      c (..., inputs) -> r (..., outputs, *event)
+
+with any leading batch dimensions (C, K, B), which it broadcasts over and never adds to or sums.
+"""
+
+import math
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from pyro_vae.specs import Count, DeclarationError, Part, Seq, Table
+
+type Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+
+
+class Shape(NamedTuple):
+    """What a datum looks like to the networks."""
+
+    x: tuple[int, ...]
+    """Event shape: (D,) for a vector, (channels, rows, columns) for an image."""
+    y: int = 0
+    """Width of the one-hot labels, all label sites side by side."""
+    given: int = 0
+    """Number of covariates that are never modelled."""
+    masked: bool = False
+    """Whether entries can be missing; the encoder then also sees which."""
+
+
+def join(*tensors: Tensor | None) -> Tensor:
+    """Concatenate along the last dimension, broadcasting the batch dimensions; None is left out.
+
+    >>> join(torch.zeros(5, 1, 2), None, torch.zeros(3, 4)).shape
+    torch.Size([5, 3, 6])
+    """
+    present = [tensor for tensor in tensors if tensor is not None]
+    if len(present) == 1:
+        return present[0]
+    batch = torch.broadcast_shapes(*[tensor.shape[:-1] for tensor in present])
+    return torch.cat([tensor.expand(*batch, tensor.shape[-1]) for tensor in present], -1)
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer with Glorot's uniform weights and zero bias.
+
+    References:
+        Understanding the difficulty of training deep feedforward neural networks (Glorot & Bengio, 2010).
+    """
+    layer = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def dense(inputs: int, widths: tuple[int, ...], activation: str) -> nn.Sequential:
+    """Linear layers of the given widths, each followed by the activation; no layer at all for ()."""
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [linear(inputs, width), ACTIVATIONS[activation]()]
+        inputs = width
+    return nn.Sequential(*layers)
+
+
+class Network(Part):
+    """Abstract spec of a network; builds a body for the guide and a decoder for the likelihood."""
+
+    image_only: ClassVar[bool] = False
+    """Whether data must be images (channels, rows, columns)."""
+
+    def body(self, shape: Shape) -> nn.Module:
+        """Build the encoder body; the module's `features` is the width of h."""
+        raise TypeError(f"{type(self).__name__} builds no encoder.")
+
+    def decoder(self, inputs: int, shape: Shape, outputs: int) -> nn.Module:
+        """Build the decoder from `inputs` features to `outputs` numbers per entry of x."""
+        raise TypeError(f"{type(self).__name__} builds no decoder.")
+
+
+def _fill(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Missing entries become 0 before any arithmetic: NaN x 0 is NaN."""
+    return x if mask is None else torch.where(mask, x, torch.zeros_like(x))
+
+
+class MLP(Network):
+    """A multilayer perceptron: h_{i+1} = activation(W_i h_i + b_i); `widths: []` is a linear map."""
+
+    kind: Literal["mlp"] = "mlp"
+    widths: Seq[Count] = (400, 400)
+    """Width of each hidden layer."""
+    activation: Activation = "relu"
+    """Nonlinearity after each hidden layer."""
+
+    def body(self, shape: Shape) -> "MLPBody":
+        """Build the body: x, its mask and the covariates, flattened, through the hidden layers."""
+        return MLPBody(self, shape)
+
+    def decoder(self, inputs: int, shape: Shape, outputs: int) -> "MLPDecoder":
+        """Build the decoder: hidden layers and a linear map to `outputs` numbers per entry."""
+        return MLPDecoder(self, inputs, shape, outputs)
+
+
+class MLPBody(nn.Module):
+    """h = layers([x, mask, given])."""
+
+    def __init__(self, spec: MLP, shape: Shape) -> None:
+        super().__init__()
+        inputs = math.prod(shape.x) * (2 if shape.masked else 1) + shape.given
+        self.masked = shape.masked
+        self.layers = dense(inputs, spec.widths, spec.activation)
+        self.features = spec.widths[-1] if spec.widths else inputs
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, given: Tensor | None = None) -> Tensor:
+        """Features h (B, features) of x (B, *event)."""
+        parts = [_fill(x, mask).flatten(1), given]
+        if self.masked:
+            seen = torch.ones_like(x) if mask is None else mask.to(x.dtype)
+            parts.insert(1, seen.flatten(1))
+        return self.layers(join(*parts)).to(x.dtype)
+
+
+class MLPDecoder(nn.Module):
+    """r = W layers(c) + b, shaped like x."""
+
+    def __init__(self, spec: MLP, inputs: int, shape: Shape, outputs: int) -> None:
+        super().__init__()
+        self.event = (outputs, *shape.x)
+        width = spec.widths[-1] if spec.widths else inputs
+        self.layers = dense(inputs, spec.widths, spec.activation)
+        self.output = linear(width, math.prod(self.event))
+
+    def forward(self, c: Tensor) -> Tensor:
+        """Numbers (..., outputs, *event) from conditions c (..., inputs)."""
+        return self.output(self.layers(c)).unflatten(-1, self.event).to(c.dtype)
+
+
+class Conv(Network):
+    """Strided convolutions down, transposed convolutions up, for images of any size and channel count.
+
+    Each layer takes n rows to floor((n + 2p - k) / s) + 1 with p = (k - 1) // 2; the decoder mirrors these
+    sizes exactly, whatever the remainder. In a decoder, `channels` are those before each transposed
+    convolution; the last one goes to the image.
+
+    References:
+        Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks
+        (Radford, Metz & Chintala, 2016).
+    """
+
+    kind: Literal["conv"] = "conv"
+    channels: Annotated[Seq[Count], Field(min_length=1)] = (32, 64)
+    """Feature maps of each layer."""
+    strides: Seq[Count] | Count = 2
+    """Stride of each layer, or one number for all."""
+    kernel: int = Field(3, ge=1, le=31)
+    """Size of the kernel."""
+    widths: Seq[Count] = (256,)
+    """Dense layers between the feature maps and the latent."""
+    activation: Activation = "relu"
+    """Nonlinearity after each layer but the last."""
+    batch_norm: bool = False
+    """Normalise each feature map over the batch (not for importance bounds: it ties data together)."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of feature maps zeroed in training."""
+
+    image_only: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _strides_fit(self) -> "Conv":
+        if isinstance(self.strides, tuple) and len(self.strides) != len(self.channels):
+            raise ValueError(
+                f"strides={list(self.strides)} has {len(self.strides)} entries for {len(self.channels)} "
+                "channels: give one stride per layer, or a single number"
+            )
+        return self
+
+    def layer_strides(self) -> tuple[int, ...]:
+        """Stride of each layer."""
+        return self.strides if isinstance(self.strides, tuple) else (self.strides,) * len(self.channels)
+
+    def padding(self) -> int:
+        """Padding on each side."""
+        return (self.kernel - 1) // 2
+
+    def sizes(self, size: tuple[int, int], strides: tuple[int, ...]) -> list[tuple[int, int]]:
+        """Rows and columns of the image and after each layer down.
+
+        Raises:
+            DeclarationError: the image is too small for that many layers.
+        """
+        found = [size]
+        for stride in strides:
+            rows, columns = ((n + 2 * self.padding() - self.kernel) // stride + 1 for n in found[-1])
+            if min(rows, columns) < 1:
+                raise DeclarationError(
+                    [
+                        f"channels={list(self.channels)}: an image of {size[0]} x {size[1]} is too small for "
+                        f"{len(strides)} layers of kernel {self.kernel}; take fewer layers or a smaller kernel."
+                    ]
+                )
+            found.append((rows, columns))
+        return found
+
+    def body(self, shape: Shape) -> "ConvBody":
+        """Build the convolutional body."""
+        return ConvBody(self, shape)
+
+    def decoder(self, inputs: int, shape: Shape, outputs: int) -> "ConvDecoder":
+        """Build the transposed-convolutional decoder."""
+        return ConvDecoder(self, inputs, shape, outputs)
+
+    def block(self, layer: nn.Module, channels: int) -> list[nn.Module]:
+        """A convolution with what follows it."""
+        norm = [nn.BatchNorm2d(channels)] if self.batch_norm else []
+        drop = [nn.Dropout2d(self.dropout)] if self.dropout else []
+        return [layer, *norm, ACTIVATIONS[self.activation](), *drop]
+
+
+class ConvBody(nn.Module):
+    """h = dense(flatten(convolutions([x, mask])), given)."""
+
+    def __init__(self, spec: Conv, shape: Shape) -> None:
+        super().__init__()
+        channels, rows, columns = shape.x
+        rows, columns = spec.sizes((rows, columns), spec.layer_strides())[-1]
+        self.masked = shape.masked
+        width = 2 * channels if shape.masked else channels
+        layers: list[nn.Module] = []
+        for maps, stride in zip(spec.channels, spec.layer_strides(), strict=True):
+            layers += spec.block(nn.Conv2d(width, maps, spec.kernel, stride, spec.padding()), maps)
+            width = maps
+        self.convolutions = nn.Sequential(*layers)
+        inputs = width * rows * columns + shape.given
+        self.layers = dense(inputs, spec.widths, spec.activation)
+        self.features = spec.widths[-1] if spec.widths else inputs
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, given: Tensor | None = None) -> Tensor:
+        """Features h (B, features) of images x (B, channels, rows, columns)."""
+        image = _fill(x, mask)
+        if self.masked:
+            seen = torch.ones_like(x) if mask is None else mask.to(x.dtype)
+            image = torch.cat([image, seen], 1)
+        return self.layers(join(self.convolutions(image).flatten(1), given)).to(x.dtype)
+
+
+class ConvDecoder(nn.Module):
+    """r = transposed convolutions(reshape(dense(c)))."""
+
+    def __init__(self, spec: Conv, inputs: int, shape: Shape, outputs: int) -> None:
+        super().__init__()
+        channels, rows, columns = shape.x
+        strides, padding = spec.layer_strides(), spec.padding()
+        sizes = spec.sizes((rows, columns), strides[::-1])[::-1]  # smallest first: the encoder's way back
+        self.event = (outputs, *shape.x)
+        self.start = (spec.channels[0], *sizes[0])
+        width = spec.widths[-1] if spec.widths else inputs
+        self.dense = nn.Sequential(
+            dense(inputs, spec.widths, spec.activation),
+            linear(width, math.prod(self.start)),
+            ACTIVATIONS[spec.activation](),
+        )
+        targets = (*spec.channels[1:], outputs * channels)
+        layers: list[nn.Module] = []
+        for i, (maps, target, stride) in enumerate(zip(spec.channels, targets, strides, strict=True)):
+            # What a strided convolution rounds away on the way down is put back on the way up.
+            extra = tuple(
+                after - ((before - 1) * stride - 2 * padding + spec.kernel)
+                for before, after in zip(sizes[i], sizes[i + 1], strict=True)
+            )
+            up = nn.ConvTranspose2d(maps, target, spec.kernel, stride, padding, output_padding=extra)
+            layers += [up] if i == len(strides) - 1 else spec.block(up, target)
+        self.convolutions = nn.Sequential(*layers)
+
+    def forward(self, c: Tensor) -> Tensor:
+        """Numbers (..., outputs, channels, rows, columns) from conditions c (..., inputs)."""
+        batch = c.shape[:-1]
+        image = self.convolutions(self.dense(c).reshape(-1, *self.start))
+        return image.reshape(*batch, *self.event).to(c.dtype)
+
+
+NETWORKS = Table("network", Network, MLP, Conv)

@@ -1,0 +1,459 @@
+"""Training: epochs of one compiled step, validation, early stopping, checkpoints that continue bit for bit.
+
+The order of the data is a function of (seed, epoch) alone, and the state of the random generators is saved,
+so that a run that was killed and resumed ends in the same bits as one that was not: on the same machine, with
+the same versions and number of threads.
+"""
+
+import json
+import logging
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pyro_vae import checkpoints
+from pyro_vae.capture import capture, same_random_state, unvalidated, value_and_gradient
+from pyro_vae.data import Data, Split, prepare
+from pyro_vae.experiment import Experiment
+from pyro_vae.specs import DeclarationError
+from pyro_vae.step import METRICS, Layout, Plan, Resident, State, Step, fetch, flags, make_step, new_state
+from pyro_vae.vae import VAE, Batch
+
+log = logging.getLogger("pyro_vae")
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+COMPILE_PAYS = {"cpu": 20_000, "cuda": 5_000}
+"""Planned steps from which a compilation (6 to 40 s cold) repays itself, at 1 to 2 ms saved a step on a CPU."""
+CHECK_EVERY = 200
+"""Steps between two looks at the latched fault, each of which waits for the device."""
+VALIDATION_BATCH = 512
+
+
+class NumericsError(ArithmeticError):
+    """Something in a step was not finite; that step was not applied."""
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop, and saved
+    """The run was asked to stop by a signal; its state is saved."""
+
+    def __init__(self, signum: int) -> None:
+        """Keep the signal's number."""
+        super().__init__(f"stopped by {signal.Signals(signum).name}; resume continues where it was")
+        self.signum = signum
+
+
+@dataclass
+class Progress:
+    """Where a run is: what a checkpoint holds beside tensors."""
+
+    step: int = 0
+    """Steps done."""
+    epoch: int = 0
+    """Epochs completed."""
+    seconds: float = 0.0
+    """Time spent in training."""
+    compiled: bool = False
+    """Whether the step is compiled; a resumed run obeys it."""
+    best: float | None = None
+    """Best validation score so far."""
+    best_step: int | None = None
+    waited: int = 0
+    """Epochs since the best."""
+    stopped: bool = False
+    """Whether early stopping ended the run."""
+
+
+class Metrics(NamedTuple):
+    """One line of metrics.jsonl; nats per datum."""
+
+    step: int
+    epoch: int
+    split: str
+    loss: float
+    elbo: float | None
+    reconstruction: float | None
+    kl: float | None
+    seconds: float
+    learning_rate: float | None = None
+    beta: float | None = None
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a declaration; `auto` is a GPU where there is one.
+
+    Raises:
+        DeclarationError: a GPU is asked for where there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise DeclarationError([f"training.device={name!r}: no GPU is visible here; use auto or cpu."])
+    return torch.device(name)
+
+
+def build(experiment: Experiment, data: Data, device: torch.device) -> VAE:
+    """The VAE of an experiment, initialised from its seed; the caller's random state is left alone."""
+    given = data.train.given
+    with same_random_state(torch.device("cpu")):
+        torch.manual_seed(experiment.seed)
+        vae = VAE(
+            experiment.variant,
+            data.shape,
+            given=0 if given is None else given.shape[1],
+            masked=data.train.mask is not None,
+        )
+    return vae.to(device=device, dtype=DTYPES[experiment.training.precision])
+
+
+def decide_compile(experiment: Experiment, data: Data, device: torch.device) -> tuple[bool, str]:
+    """Whether to compile the step, and why, from the declaration alone and never by timing."""
+    wish, capturable = experiment.training.compile, experiment.variant.capturable and experiment.objective.capturable
+    steps = experiment.training.epochs * (len(data.train) // experiment.training.batch_size)
+    if not capturable:
+        return False, "a part of this variant cannot be recorded: the eager program runs"
+    if wish == "off":
+        return False, "compile=off: the recorded graph runs uncompiled"
+    if device.type == "cpu" and not _has_compiler():
+        return False, "no C++ compiler was found: the recorded graph runs uncompiled (install g++ for speed)"
+    if wish == "on":
+        return True, "compile=on"
+    pays = COMPILE_PAYS[device.type]
+    relation = "repay" if steps >= pays else "do not repay"
+    return steps >= pays, f"compile=auto: {steps} planned steps {relation} a compilation (from {pays})"
+
+
+def _has_compiler() -> bool:
+    import os
+
+    return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++"))
+
+
+def preparer(data: Data, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """The function from stored x to the x of the model."""
+    return partial(prepare, levels=data.levels, binarize=data.binarize, dequantize=data.dequantize, dtype=dtype)
+
+
+def resident(split: Split, experiment: Experiment, device: torch.device) -> Resident:
+    """A split on the device, with the columns of the variant's label sites, -1 where there is none."""
+    absent = torch.full((len(split),), -1, dtype=torch.int64)
+    columns = [split.attributes.get(name, absent) for name in experiment.variant.labels]
+    y = torch.stack(columns, -1) if columns else None
+    dtype = DTYPES[experiment.training.precision]
+    given = None if split.given is None else split.given.to(dtype)
+    x = split.x if split.x.dtype == torch.uint8 else split.x.to(dtype)
+    return Resident(*(None if part is None else part.to(device) for part in (x, y, split.mask, given)))
+
+
+class Trainer:
+    """One training: the objective, the compiled step and the state it changes."""
+
+    def __init__(
+        self, experiment: Experiment, data: Data, vae: VAE, folder: Path, compiled: bool, quiet: bool = False
+    ) -> None:
+        """Move the data to the device, record the step, and compile it if so decided.
+
+        Args:
+            experiment: the declaration.
+            data: the checked data.
+            vae: the model; its parameters are trained in place.
+            folder: run directory.
+            compiled: what `decide_compile` said, or what the run that is resumed says.
+            quiet: no progress bar.
+        """
+        training = experiment.training
+        self.experiment, self.data, self.vae, self.folder, self.quiet = experiment, data, vae, folder, quiet
+        self.device = next(vae.parameters()).device
+        self.objective = experiment.objective.build(vae).to(self.device).train()
+        self.prepare = preparer(data, DTYPES[training.precision])
+        self.train_data = resident(data.train, experiment, self.device)
+        self.steps_per_epoch = len(data.train) // training.batch_size
+        self.progress = Progress(compiled=compiled)
+        self.layout = Layout(list(self.objective.parameters()))
+        example, weights = self._example()
+        self.flag_names = self._flag_names(example, weights)
+        self.state: State = new_state(self.objective, self.layout, len(self.flag_names))
+        self.step = self._make_step(example, weights)
+        self.validation = self._validation_batches()
+
+    def _example(self) -> tuple[Batch, dict[str, Tensor]]:
+        """A first batch and the first weights, to record the program on."""
+        size = self.experiment.training.batch_size
+        indices = torch.arange(size, device=self.device)
+        with same_random_state(self.device):
+            batch = fetch(self.train_data, indices, self.prepare)
+        weights = self.experiment.objective.weights(0.0)
+        dtype = DTYPES[self.experiment.training.precision]
+        return batch, {name: torch.tensor(v, device=self.device, dtype=dtype) for name, v in weights.items()}
+
+    @torch.no_grad()
+    def _flag_names(self, example: Batch, weights: dict[str, Tensor]) -> list[str]:
+        """What is watched. Pyro's own checks of values run here, once, before they are switched off."""
+        self.objective.eval()
+        with same_random_state(self.device):
+            _, terms = self.objective(example, weights)
+        self.objective.train()
+        return flags(terms)
+
+    def _make_step(self, example: Batch, weights: dict[str, Tensor]) -> Step:
+        training = self.experiment.training
+        autocast = torch.bfloat16 if training.precision == "bfloat16" else None
+        if self.experiment.variant.capturable and self.experiment.objective.capturable:
+            program = capture(self.objective, example, weights, autocast)
+        else:
+            program = value_and_gradient(self.objective, autocast)
+        step = make_step(program, self.layout, self.prepare, training.optimizer, training.clip_norm)
+        return compile_step(step, self.device) if self.progress.compiled else step
+
+    def _validation_batches(self) -> list[Batch]:
+        """The validation data, prepared once: the same binarisation in every epoch."""
+        data = resident(self.data.validation, self.experiment, self.device)
+        with same_random_state(self.device):
+            torch.manual_seed(self.experiment.seed)
+            indices = torch.arange(len(self.data.validation), device=self.device)
+            return [fetch(data, chunk, self.prepare) for chunk in indices.split(VALIDATION_BATCH)] if len(indices) else []
+
+    def plan(self, epoch: int) -> Plan:
+        """Order, learning rates and weights of an epoch (from 0): a function of the declaration alone."""
+        training, steps = self.experiment.training, self.steps_per_epoch
+        generator = torch.Generator().manual_seed(self.experiment.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.data.train), generator=generator)[: steps * training.batch_size]
+        at = [epoch + i / steps for i in range(steps)]
+        # The rate is that of the middle of a step: a warm-up then starts above 0 and a decay ends above its end.
+        rate, half = training.optimizer.learning_rate, 0.5 / steps
+        rates = [rate * training.schedule.factor(now + half, training.epochs) for now in at]
+        weights = [self.experiment.objective.weights(now + half) for now in at]
+        dtype = DTYPES[training.precision]
+        return Plan(
+            order.view(steps, training.batch_size).to(self.device),
+            torch.tensor(rates, dtype=dtype, device=self.device),
+            {
+                name: torch.tensor([weight[name] for weight in weights], dtype=dtype, device=self.device)
+                for name in weights[0]
+            },
+        )
+
+    def run(self) -> Progress:
+        """Train to the end, from wherever the progress is.
+
+        Raises:
+            NumericsError: a step was not finite.
+            Interrupted: a signal asked to stop; the state is saved.
+        """
+        training, progress = self.experiment.training, self.progress
+        total = training.epochs * self.steps_per_epoch
+        bar = tqdm(total=total, initial=progress.step, desc="training", unit="step", disable=self.quiet or None)
+        with bar, signals() as caught, same_random_state(self.device):
+            self._restore_random_state()
+            while progress.epoch < training.epochs and not progress.stopped:
+                self._epoch(bar, caught)
+            if progress.best_step is not None:
+                self._load_best()
+        return progress
+
+    def _epoch(self, bar: Any, caught: list[int]) -> None:
+        """One epoch or the rest of it, and what is measured and saved at its end."""
+        training, progress = self.experiment.training, self.progress
+        plan, first = self.plan(progress.epoch), int(self.state.position)
+        start = time.perf_counter()
+        with torch.no_grad(), unvalidated():
+            for i in range(first, self.steps_per_epoch):
+                self.step(self.state, plan, self.train_data)
+                progress.step += 1
+                bar.update()
+                if caught or (i + 1) % CHECK_EVERY == 0:
+                    self._raise_on_fault(plan)
+                if caught:
+                    progress.seconds += time.perf_counter() - start
+                    self.save()
+                    raise Interrupted(caught[0])
+        self._raise_on_fault(plan)
+        progress.seconds += time.perf_counter() - start
+        progress.epoch += 1
+        row = self._train_metrics(plan)
+        rows = [row, *self._validate(row)]
+        self.state.totals.zero_()
+        self.state.position.zero_()
+        write_metrics(self.folder, rows)
+        bar.set_postfix({rows[-1].split: f"{rows[-1].loss:.2f}"}, refresh=False)
+        better = self._early_stopping(rows[-1])
+        if better or progress.stopped or progress.epoch % training.checkpoint_every == 0 or progress.epoch == training.epochs:
+            self.save()
+
+    def _raise_on_fault(self, plan: Plan) -> None:
+        fault = self.state.fault.tolist()
+        if fault[0] < 0:
+            return
+        sites = [name for name, bad in zip(self.flag_names, fault[1:], strict=True) if bad] or ["the loss"]
+        step = self.progress.epoch * self.steps_per_epoch + fault[0]
+        batch = plan.order[fault[0]].tolist()
+        raise NumericsError(
+            f"step {step} (epoch {self.progress.epoch + 1}, batch of training data {batch[:8]}...): not finite: "
+            f"{', '.join(sites)}. The step was not applied, and the last checkpoint is good. Lower "
+            "training.optimizer.learning_rate, set training.clip_norm, or raise the likelihood's min_scale."
+        )
+
+    def _train_metrics(self, plan: Plan) -> Metrics:
+        count, *sums = self.state.totals.tolist()
+        values = dict(zip(METRICS, (value / count for value in sums), strict=True))
+        beta = plan.weights["beta"][-1].item() if "beta" in plan.weights else None
+        return self._metrics("train", values, plan.learning_rates[-1].item(), beta)
+
+    def _metrics(self, split: str, values: dict[str, float], rate: float | None = None, beta: float | None = None) -> Metrics:
+        if not self.experiment.variant.normalized:
+            values = values | {"elbo": None, "kl": None}
+        progress = self.progress
+        return Metrics(
+            progress.step, progress.epoch, split, **values, seconds=progress.seconds, learning_rate=rate, beta=beta
+        )
+
+    @torch.no_grad()
+    def _validate(self, row: Metrics) -> list[Metrics]:
+        """The mean loss and terms over the validation data, with the same draws in every epoch."""
+        if not self.validation:
+            return []
+        weights = self.experiment.objective.weights(float(self.progress.epoch))
+        tensors = {name: self.train_data.x.new_tensor(v, dtype=torch.float64) for name, v in weights.items()}
+        sums, self_training = torch.zeros(len(METRICS), dtype=torch.float64, device=self.device), self.objective.training
+        self.objective.eval()
+        with same_random_state(self.device), unvalidated():
+            torch.manual_seed(self.experiment.seed)
+            for batch in self.validation:
+                loss, terms = self.objective(batch, tensors)
+                means = [loss, *(getattr(terms, name).mean() for name in METRICS[1:])]
+                sums += torch.stack([mean.to(torch.float64) for mean in means]) * batch.size
+        self.objective.train(self_training)
+        means = (sums / len(self.data.validation)).tolist()
+        return [self._metrics("validation", dict(zip(METRICS, means, strict=True)))]
+
+    def _early_stopping(self, row: Metrics) -> bool:
+        """Note the validation score; whether it is the best so far."""
+        rule, progress = self.experiment.training.early_stopping, self.progress
+        if rule is None:
+            return False
+        score = row.elbo if row.elbo is not None else -row.loss
+        if progress.best is None or score > progress.best + rule.min_delta:
+            progress.best, progress.best_step, progress.waited = score, progress.step, 0
+            return True
+        progress.waited += 1
+        progress.stopped = progress.waited >= rule.patience
+        return False
+
+    # -------------------------------------------------------------------------------------------- checkpoints
+
+    def save(self) -> None:
+        """Write a checkpoint; the one before it, and the best, stay."""
+        root = self.folder / "checkpoints"
+        random = {"random_state": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["random_state_cuda"] = torch.cuda.get_rng_state(self.device)
+        own = {k: v for k, v in self.objective.state_dict().items() if not k.startswith("vae.")}
+        tensors = {"model": self.vae.state_dict(), "optimizer": self.state.scalars() | random}
+        if own:
+            tensors["objective"] = own
+        checkpoints.save(checkpoints.step_folder(root, self.progress.step), tensors, asdict(self.progress))
+        kept = {*checkpoints.steps(root)[-2:], self.progress.best_step or self.progress.step}
+        checkpoints.prune(root, kept)
+
+    def load(self, folder: Path) -> None:
+        """Continue from a checkpoint."""
+        tensors, state = checkpoints.load(folder)
+        self.objective.load_state_dict(
+            {f"vae.{k}": v for k, v in tensors["model"].items()} | tensors.get("objective", {})
+        )
+        for name, tensor in self.state.scalars().items():
+            tensor.copy_(tensors["optimizer"][name])
+        self._random_state = tensors["optimizer"]
+        self.progress = Progress(**state)
+        truncate_metrics(self.folder, self.progress.step)
+
+    _random_state: dict[str, Tensor] | None = None
+
+    def _restore_random_state(self) -> None:
+        """Seed a fresh run; give a resumed one the random state that it had."""
+        if self._random_state is None:
+            torch.manual_seed(self.experiment.seed)
+            return
+        torch.set_rng_state(self._random_state["random_state"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(self._random_state["random_state_cuda"], self.device)
+
+    def _load_best(self) -> None:
+        """End with the weights of the best epoch."""
+        root = self.folder / "checkpoints"
+        tensors, _ = checkpoints.load(checkpoints.step_folder(root, self.progress.best_step or 0))
+        self.vae.load_state_dict(tensors["model"])
+
+
+def compile_step(step: Step, device: torch.device) -> Step:
+    """Compile a step; on a GPU with CUDA graphs, on a CPU with PyTorch's own random numbers.
+
+    With the latter a compiled step draws what an uncompiled one draws, at no cost that could be measured.
+    """
+    options: dict[str, Any] = {"triton.cudagraphs": True} if device.type == "cuda" else {"fallback_random": True}
+    return torch.compile(step, fullgraph=True, dynamic=False, options=options)
+
+
+def write_metrics(folder: Path, rows: list[Metrics]) -> None:
+    """Append lines to metrics.jsonl."""
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row._asdict()) + "\n")
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line that was cut off is left out."""
+    path, rows = folder / "metrics.jsonl", []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def truncate_metrics(folder: Path, step: int) -> None:
+    """Drop what a killed run had written after its last checkpoint: it will be written again."""
+    rows = [row for row in read_metrics(folder) if row["step"] <= step]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    part = folder / "metrics.jsonl.part"
+    part.write_text(text, encoding="utf-8")
+    part.replace(folder / "metrics.jsonl")
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second one acts at once."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield caught
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of learned numbers."""
+    return sum(parameter.numel() for parameter in module.parameters())

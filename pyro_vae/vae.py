@@ -1,0 +1,346 @@
+"""A variant and a data shape make a `VAE`: an ordinary Pyro model and guide, and the density function.
+
+Letters, everywhere in the package: x data, z latent, y label, N data, C classes (cells of the grid of
+missing labels), K particles or importance samples, B batch, D latent dimension, L layers, S draws. Batch
+dimensions are right-aligned (C, K, B): classes at -3, particles at -2, data at -1. `log_w` is
+log p(x, y, z) - log q(z | x, y), per datum, in nats, unscaled.
+
+Only this file says `pyro.sample`; every part returns a distribution.
+"""
+
+import math
+import uuid
+from collections.abc import Callable, Collection, Mapping
+from typing import Literal, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pyro_vae.guides import Classifier
+from pyro_vae.networks import Shape
+from pyro_vae.variant import Variant
+
+IMPOSSIBLE = -1e30
+"""Log probability of a class that contradicts a known label: exp gives 0, and 0 x IMPOSSIBLE is 0, not NaN."""
+
+type Program = Literal["model", "guide"]
+
+
+class Batch(NamedTuple):
+    """What a model and a guide see.
+
+    Attributes:
+        x: data (B, *event), or None to generate `n` of them.
+        y: integer labels (B,) for one label site, (B, sites) for several; -1 where missing.
+        mask: like x, True where the entry exists.
+        given: covariates (B, G).
+        n: number of data to generate if x is None.
+    """
+
+    x: Tensor | None
+    y: Tensor | None = None
+    mask: Tensor | None = None
+    given: Tensor | None = None
+    n: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of data B."""
+        if self.x is not None:
+            return self.x.shape[0]
+        if self.n is None:
+            raise ValueError("Batch(x=None) generates: say how many data, Batch(x=None, n=16).")
+        return self.n
+
+
+class Site(NamedTuple):
+    """One random variable of a trace: its distribution, value and log_prob (broadcasts to (C, K, B), nats)."""
+
+    fn: dist.Distribution
+    value: Tensor
+    log_prob: Tensor
+
+
+class Densities(NamedTuple):
+    """Every site of the model p and of the guide q, on the same latents."""
+
+    p: dict[str, Site]
+    q: dict[str, Site]
+    labels: tuple[str, ...] = ()
+    """Label sites that can be missing."""
+
+    @property
+    def log_w(self) -> Tensor:
+        """log p(x, y, z) - log q(z | x, y), (C, K, B) or (K, B), nats."""
+        log_q = [site.log_prob for name, site in self.q.items() if name not in self.labels]
+        return _total(site.log_prob for site in self.p.values()) - _total(log_q)
+
+
+def _total(terms: "Collection[Tensor] | object") -> Tensor:
+    total: Tensor | float = 0.0
+    for term in terms:  # type: ignore[attr-defined]
+        total = total + term
+    return total  # type: ignore[return-value]
+
+
+def one_hot(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Indicator (..., classes) of y (...); all zero where y is -1. (`F.one_hot` reads values, this records.)"""
+    return (y[..., None] == torch.arange(classes, device=y.device)).to(dtype)
+
+
+class UniformLabel(nn.Module):
+    """p(y) = 1/C."""
+
+    logits: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("logits", torch.zeros(classes), persistent=False)
+
+    def forward(self) -> dist.Distribution:
+        """p(y)."""
+        return dist.Categorical(logits=self.logits)
+
+
+class VAE(nn.Module):
+    """The modules of a variant, and the Pyro pair that they make.
+
+    Example:
+        >>> from pyro_vae.variant import Latent, Variant
+        >>> vae = VAE(Variant(latent=Latent(dim=2)), (1, 8, 8))
+        >>> batch = Batch(torch.rand(5, 1, 8, 8))
+        >>> densities(vae, batch, num_particles=3).log_w.shape
+        torch.Size([3, 5])
+    """
+
+    def __init__(self, variant: Variant, x: tuple[int, ...], given: int = 0, masked: bool = False) -> None:
+        """Build the modules.
+
+        Args:
+            variant: the declaration.
+            x: event shape of a datum: (D,), or (channels, rows, columns) of an image.
+            given: number of covariates.
+            masked: whether entries of x can be missing.
+        """
+        super().__init__()
+        self.variant = variant
+        width = sum(label.classes for label in variant.labels.values())
+        self.shape = shape = Shape(tuple(x), width, given, masked)
+        layers = list(variant.layers.items())
+        self.label_priors = nn.ModuleDict({name: UniformLabel(s.classes) for name, s in variant.labels.items()})
+        self.priors = nn.ModuleDict()
+        for (name, dim), above in zip(layers, [*layers[1:], None], strict=True):
+            self.priors[name] = variant.priors[name].build(dim, above and above[1], shape)
+        self.likelihood = variant.likelihood.build(variant.decoder, layers[0][1], shape)
+        self.body = variant.encoder.body(shape)
+        features = self.body.features
+        self.classifiers = nn.ModuleDict(
+            {name: Classifier(features, s.classes) for name, s in variant.missing.items() if s.rule == "guide"}
+        )
+        self.guide_order = list(variant.layers) if variant.guide.order == "bottom_up" else list(variant.layers)[::-1]
+        self.heads = nn.ModuleDict()
+        neighbour: int | None = None
+        for name in self.guide_order:
+            dim = variant.layers[name]
+            self.heads[name] = variant.guide.head(features, neighbour, dim, shape)
+            neighbour = dim
+
+    def forward(self, program: Program, batch: Batch, offsets: Mapping[str, Tensor] | None = None) -> Tensor | None:
+        """Run a program by name, so that `functional_call` can swap the parameters under it."""
+        return self.model(batch) if program == "model" else self.guide(batch, offsets)
+
+    def model(self, batch: Batch) -> Tensor:
+        """The generative story: p(y), p(z_L | y), ..., p(x | z_1, y)."""
+        with pyro.plate("data", batch.size, dim=-1):
+            y = self._labels(batch, [self.label_priors[name]() for name in self.variant.labels], guide=False)
+            z = None
+            for name in list(self.variant.layers)[::-1]:
+                z = pyro.sample(name, self.priors[name](z, y, batch.given))
+            p_x = self.likelihood(z, y, batch.given)
+            x = batch.x
+            if batch.mask is not None and x is not None:
+                # A masked entry must be legal before log_prob: NaN x mask 0 still has a NaN gradient.
+                x, p_x = torch.where(batch.mask, x, torch.zeros_like(x)), p_x.mask(batch.mask)
+            return pyro.sample("x", p_x.to_event(len(self.shape.x) - p_x.event_dim), obs=x)
+
+    def guide(self, batch: Batch, offsets: Mapping[str, Tensor] | None = None) -> None:
+        """The amortised encoder: q(y | x), then q(z_l | x, y, neighbour) in the guide's order."""
+        offsets = offsets or {}
+        with pyro.plate("data", batch.size, dim=-1):
+            h = self.body(batch.x, batch.mask, batch.given)
+            q_y = [
+                self.classifiers[name](h) if name in self.classifiers else self.label_priors[name]()
+                for name in self.variant.labels
+            ]
+            y = self._labels(batch, q_y, guide=True)
+            neighbour = None
+            for name in self.guide_order:
+                top_down = self.variant.guide.order == "top_down"
+                p = self.priors[name](neighbour, y, batch.given) if top_down else None
+                neighbour = pyro.sample(name, self.heads[name](h, neighbour, y, p, offsets.get(name)))
+
+    def _labels(self, batch: Batch, distributions: list[dist.Distribution], guide: bool) -> Tensor | None:
+        """Sample the label sites; one-hot labels side by side (..., sum of classes), None without sites."""
+        if not distributions:
+            return None
+        dtype = next(self.likelihood.parameters()).dtype
+        columns = None if batch.y is None else batch.y.reshape(batch.size, -1).unbind(-1)
+        values = []
+        for i, (name, label) in enumerate(self.variant.labels.items()):
+            known = None if columns is None or label.observed == "never" else columns[i]
+            fn = distributions[i]
+            if label.observed == "always":
+                value = _given_label(name, fn, known, guide)
+            else:
+                value = _missing_label(name, fn, known, guide)
+            values.append(one_hot(value, label.classes, dtype))
+        widest = torch.broadcast_shapes(*[value.shape[:-1] for value in values])
+        return torch.cat([value.expand(*widest, value.shape[-1]) for value in values], -1)
+
+    @property
+    def numel(self) -> int:
+        """Number of entries of a datum."""
+        return math.prod(self.shape.x)
+
+    def registered(self, name: str | None = None) -> tuple[Callable[..., Tensor], Callable[..., None]]:
+        """The pair for `pyro.infer.SVI`, which finds parameters only through Pyro's param store.
+
+        Args:
+            name: prefix in the store; a new one by default, so that two models never share parameters.
+
+        Returns:
+            (model, guide), each wrapped with `pyro.module`.
+        """
+        prefix = name or f"vae-{uuid.uuid4().hex[:8]}"
+
+        def model(batch: Batch) -> Tensor:
+            pyro.module(prefix, self)
+            return self.model(batch)
+
+        def guide(batch: Batch) -> None:
+            pyro.module(prefix, self)
+            return self.guide(batch)
+
+        return model, guide
+
+    def initialise(self, x: Tensor) -> None:
+        """Start parameters that know a data-dependent start (a learned sigma^2) from data x (N, *event)."""
+        start = getattr(self.likelihood, "initialise", None)
+        if start is not None:
+            start(x)
+
+
+def _given_label(name: str, fn: dist.Distribution, known: Tensor | None, guide: bool) -> Tensor:
+    """A label that comes with the datum: conditioned on, never scored; drawn from p(y) when generating."""
+    if known is not None:
+        # Masked out of the density: the joint is p(x, z | y).
+        return known if guide else pyro.sample(name, fn.mask(False), obs=known)
+    if guide:
+        raise ValueError(f"labels.{name} is observed always: the guide needs it, Batch(x, y=...).")
+    return pyro.sample(name, fn)
+
+
+def _missing_label(name: str, fn: dist.Distribution, known: Tensor | None, guide: bool) -> Tensor:
+    """A label that can be missing: enumerable; known ones are certain in the guide and a constraint in the model."""
+    infer = {"enumerate": "parallel"}
+    if known is None:
+        return pyro.sample(name, fn, infer=infer)
+    is_known = known >= 0
+    if guide:
+        logits = fn.logits
+        hit = known[..., None] == torch.arange(logits.shape[-1], device=logits.device)
+        certain = torch.where(hit, torch.zeros_like(logits), torch.full_like(logits, IMPOSSIBLE))
+        return pyro.sample(name, dist.Categorical(logits=torch.where(is_known[..., None], certain, logits)), infer=infer)
+    value = pyro.sample(name, fn, infer=infer)
+    wrong = is_known & (value != known)
+    pyro.factor(f"{name}_known", torch.where(wrong, IMPOSSIBLE, 0.0).to(fn.logits.dtype))
+    return value
+
+
+def densities(
+    vae: VAE,
+    batch: Batch,
+    num_particles: int = 1,
+    latents: Mapping[str, Tensor] | None = None,
+    freeze: Collection[Program] = (),
+    offsets: Mapping[str, Tensor] | None = None,
+) -> Densities:
+    """Score model and guide on the same latents: the one function behind every loss, bound and diagnostic.
+
+    Args:
+        vae: the model and guide.
+        batch: B data.
+        num_particles: K, particles per datum.
+        latents: site -> values (..., K, B, D) to score instead of drawing from the guide.
+        freeze: programs ("model", "guide") that run with detached parameters.
+        offsets: site -> additions (B, raw outputs) to the raw output of the guide's heads.
+
+    Returns:
+        Sites of p and q; log_prob broadcasts to (C, K, B), nats. C only where labels can be missing.
+    """
+    # Clones, because Pyro's transforms cache by tensor identity and would return an attached density.
+    given = {name: value.clone() for name, value in (latents or {}).items()} | label_cells(vae)
+    detached = {name: value.detach() for name, value in vae.named_parameters()} if freeze else {}
+
+    def program(name: Program) -> Callable[[Batch], None]:
+        def run(batch: Batch) -> None:
+            functional_call(vae, detached if name in freeze else {}, (name, batch, offsets))
+
+        return poutine.condition(run, given)
+
+    with pyro.plate("particles", num_particles, dim=-2):
+        q = poutine.trace(program("guide")).get_trace(batch)
+        p = poutine.trace(poutine.replay(program("model"), q)).get_trace(batch)
+    return Densities(_sites(p), _sites(q), tuple(vae.variant.missing))
+
+
+def label_cells(vae: VAE) -> dict[str, Tensor]:
+    """Every combination of the labels that can be missing, on dimension -3: site -> (C, 1, 1)."""
+    missing = vae.variant.missing
+    if not missing:
+        return {}
+    device = next(vae.parameters()).device
+    cells, stride, values = torch.arange(vae.variant.cells, device=device), vae.variant.cells, {}
+    for name, label in missing.items():
+        stride //= label.classes
+        values[name] = (cells // stride % label.classes)[:, None, None]
+    return values
+
+
+def _sites(trace: poutine.Trace) -> dict[str, Site]:
+    trace.compute_log_prob()
+    return {
+        name: Site(node["fn"], node["value"], node["unscaled_log_prob"])
+        for name, node in trace.nodes.items()
+        if node["type"] == "sample" and name not in ("data", "particles")
+    }
+
+
+def label_weights(log_w: Tensor, d: Densities, rule: Literal["sum", "guide"]) -> Tensor:
+    """Weight of each cell of missing labels: w_c / sum w_c (`sum`), or q(y_c | x) (`guide`); broadcasts to (C, K, B)."""
+    if rule == "sum":
+        return log_w.softmax(0)
+    return _total(d.q[name].log_prob for name in d.labels).exp()
+
+
+def without_labels(log_w: Tensor, d: Densities, batch: Batch, rule: Literal["sum", "guide"]) -> Tensor:
+    """Take the missing labels out: (C, K, B) -> (K, B), before any objective, which so knows nothing of labels.
+
+        sum:    log sum_c w_c                             exact
+        guide:  sum_c pi_c (log w_c - log pi_c)           pi = q(y | x), one-hot where the label is known
+
+    Known labels are already in `d`: the model gives contradicting cells no probability, and so does q(y | x).
+
+    References:
+        Semi-supervised Learning with Deep Generative Models (Kingma, Rezende, Mohamed & Welling, 2014).
+    """
+    if not d.labels:
+        return log_w
+    if rule == "sum":
+        return log_w.logsumexp(0)
+    log_pi = _total(d.q[name].log_prob for name in d.labels)
+    return (log_pi.exp() * (log_w - log_pi)).sum(0)
