@@ -605,7 +605,7 @@ def _checked_part(raw: Arrays, at: str, problems: list[str]) -> Arrays | None:
 
 
 def _numeric(value: Any, name: str, problems: list[str]) -> np.ndarray | None:
-    """The value as an array of numbers that torch can hold; None, and a problem, where it is none."""
+    """The value as an array of numbers, floats as torch has them; None, and a problem, where it is none."""
     try:
         if isinstance(value, Tensor):
             value = value.detach().cpu()
@@ -618,10 +618,10 @@ def _numeric(value: Any, name: str, problems: list[str]) -> np.ndarray | None:
         what = "Python objects" if array.dtype.kind == "O" else f"{array.dtype} values"
         problems.append(f"{name}: holds {what}; must be bool, integers or floats. Try .astype(float).")
         return None
-    dtype = array.dtype.newbyteorder("=")
-    if dtype.kind == "f":  # half precision is too coarse to train in, and torch has no longer double
-        dtype = np.dtype(np.float32 if dtype.itemsize <= 4 else np.float64)
-    return array.astype(dtype, copy=False)
+    if array.dtype.kind != "f":
+        return array
+    # Of native byte order; half precision is too coarse to train on, and torch has no more than double.
+    return array.astype(np.float32 if array.dtype.itemsize <= 4 else np.float64, copy=False)
 
 
 def _channels_first(x: np.ndarray) -> np.ndarray:
@@ -821,9 +821,8 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
         sizes = file.read(4 * ndim)
         shape = tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, 4 * ndim, 4))
         size = math.prod(shape)
-        if (
-            size >= 2**31
-        ):  # three times the largest set of this kind, EMNIST; a damaged header can say anything
+        # A damaged header can say anything; this is three times the largest set of the kind, EMNIST.
+        if size >= 2**31:
             raise ValueError(f"its header says {shape}, which is more than any such file holds")
         body = file.read(size + 1)
     if len(body) != size or size == 0:

@@ -7,14 +7,14 @@ leaves out has a default.
 import math
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from pyro_vae.data import DATA, Data, DataSpec, DigitsData
+from pyro_vae.data import DATA, Data, DataSpec, Declared, DigitsData
 from pyro_vae.files import Tree, override, parse_yaml, read_yaml, to_yaml
 from pyro_vae.guides import GUIDES
-from pyro_vae.likelihoods import LIKELIHOODS, Support
+from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.networks import NETWORKS
 from pyro_vae.objectives import ELBO, OBJECTIVES, Objective
 from pyro_vae.priors import PRIORS
@@ -116,15 +116,6 @@ class Training(Spec):
         return self
 
 
-class Described(Protocol):
-    """What is known of a data set before it is read, and what `Data` knows after."""
-
-    name: str
-    support: Support
-    shape: tuple[int, ...]
-    num_classes: dict[str, int]
-
-
 class Experiment(Spec):
     """Everything a run needs."""
 
@@ -154,7 +145,7 @@ class Experiment(Spec):
         return self
 
 
-def misfits(experiment: Experiment, data: Described) -> list[str]:
+def misfits(experiment: Experiment, data: Declared | Data) -> list[str]:
     """What of a declaration does not fit the data, one line each, empty if all is well."""
     variant = experiment.variant
     refusal = variant.likelihood.accepts(data.support)
@@ -170,7 +161,7 @@ def misfits(experiment: Experiment, data: Described) -> list[str]:
     return found
 
 
-def _label_misfits(experiment: Experiment, data: Described) -> list[str]:
+def _label_misfits(experiment: Experiment, data: Declared | Data) -> list[str]:
     found, known = [], data.num_classes
     for name, label in experiment.variant.labels.items():
         if label.observed == "never":

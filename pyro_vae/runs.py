@@ -25,7 +25,7 @@ from torch import Tensor
 
 from pyro_vae import checkpoints, inference_data, latent
 from pyro_vae.capture import same_random_state
-from pyro_vae.data import Arrays, Data
+from pyro_vae.data import Arrays, Data, read_input
 from pyro_vae.data import load as load_data
 from pyro_vae.evaluation import Scores, evaluate, prepared, score
 from pyro_vae.experiment import Experiment, check, dump, experiment_from
@@ -154,6 +154,18 @@ class Run:
             )
         at = torch.tensor(indices, device=device)
         return Batch(*(None if tensor is None else tensor[at] for tensor in whole[:4]))
+
+    def read(self, path: Path | str) -> Batch:
+        """A file of the user's own data, treated as the training data were.
+
+        Args:
+            path: .npy or .npz, as for `data: {name: arrays}`.
+
+        Raises:
+            DeclarationError: its shape or values are not those that the model was trained on.
+        """
+        own = read_input(Path(path), self.data)
+        return prepared(own, "test", self.experiment, next(self.vae.parameters()).device)
 
     def evaluate(
         self,
@@ -317,6 +329,7 @@ def train(
 
     name = name or ("digits" if experiment is None else "custom")
     experiment = experiment or load_experiment("digits")
+    experiment = experiment.replace(data=experiment.data.located())
     loaded = load_data(experiment.data, experiment.seed, data)
     check(experiment, loaded)
     device = choose_device(experiment.training.device)

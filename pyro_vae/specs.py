@@ -72,8 +72,10 @@ class Spec(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _name_unknown_keys(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Say which keys there are, here where the class is known."""
+    def _from_text_or_tree(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Read a bare word as the kind; say which keys there are, here where the class is known."""
+        if isinstance(value, str) and "kind" in cls.model_fields:
+            value = {"kind": value}
         try:
             return handler(value)
         except ValidationError as error:

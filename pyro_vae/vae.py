@@ -304,10 +304,10 @@ def label_cells(vae: VAE) -> dict[str, Tensor]:
     if not missing:
         return {}
     device = next(vae.parameters()).device
-    cells, stride, values = torch.arange(vae.variant.cells, device=device), vae.variant.cells, {}
-    for name, label in missing.items():
-        stride //= label.classes
+    cells, stride, values = torch.arange(vae.variant.cells, device=device), 1, {}
+    for name, label in missing.items():  # the first site changes fastest, as in Pyro's enumeration
         values[name] = (cells // stride % label.classes)[:, None, None]
+        stride *= label.classes
     return values
 
 

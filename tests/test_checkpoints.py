@@ -48,7 +48,9 @@ def same_bits(a, b):
 )
 def test_round_trip_of_every_kind_of_tensor(tmp_path, tensor):
     loaded, state = load(save(tmp_path / "c", {"a": {"t": tensor}, "b": {}}, STATE))
-    assert same_bits(loaded["a"]["t"], tensor.detach()) and loaded["b"] == {} and state == STATE
+    assert same_bits(loaded["a"]["t"], tensor.detach())
+    assert loaded["b"] == {}
+    assert state == STATE
 
 
 def test_round_trip_of_state_and_tied_tensors(tmp_path):
@@ -90,7 +92,8 @@ def test_the_manifest_is_written_last_and_everything_is_synced(tmp_path, monkeyp
         "state.json", "model.safetensors", "optimizer.safetensors", "MANIFEST.json", ".c.tmp", tmp_path.name
     ]  # fmt: skip
     manifest = json.loads((tmp_path / "c" / "MANIFEST.json").read_text())
-    assert manifest["format"] == 1 and manifest["files"].keys() == set(written[:3])
+    assert manifest["format"] == 1
+    assert manifest["files"].keys() == set(written[:3])
 
 
 def test_file_modes_follow_the_umask(tmp_path):
@@ -159,6 +162,14 @@ def test_a_manifest_of_another_format_says_upgrade(tmp_path):
         load(tmp_path / "c")
 
 
+def test_a_manifest_without_the_state_is_refused(tmp_path):
+    path = save(tmp_path / "c", {}, STATE) / "MANIFEST.json"
+    for text in ('{"format": 1, "files": {}}', '{"format": 1, "files": 1}', '{"format": 1}', "[]", "1"):
+        path.write_text(text)
+        with pytest.raises(CheckpointError, match=r"c/MANIFEST.json: .*damaged"):
+            load(tmp_path / "c")
+
+
 def test_a_file_that_was_never_safetensors_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints.safetensors.torch, "save", lambda tensors: b"not safetensors")
     save(tmp_path / "c", TENSORS, STATE)
@@ -167,7 +178,8 @@ def test_a_file_that_was_never_safetensors_is_named(tmp_path, monkeypatch):
 
 
 def test_steps_prune_and_strangers(tmp_path):
-    assert steps(tmp_path / "nowhere") == [] and latest(tmp_path / "nowhere") is None
+    assert steps(tmp_path / "nowhere") == []
+    assert latest(tmp_path / "nowhere") is None
     for step in (0, 10, 123456789):
         save(step_folder(tmp_path, step), TENSORS, {"step": step})
     for stranger in ("step_1", "step_000000010", "step_last", "notes", ".step_00000020.tmp"):
@@ -175,7 +187,8 @@ def test_steps_prune_and_strangers(tmp_path):
     (tmp_path / "step_00000030").touch()
     assert steps(tmp_path) == [0, 10, 123456789]
     prune(tmp_path, {0, 123456789})
-    assert steps(tmp_path) == [0, 123456789] and not (tmp_path / ".step_00000010.tmp").exists()
+    assert steps(tmp_path) == [0, 123456789]
+    assert not (tmp_path / ".step_00000010.tmp").exists()
     assert latest(tmp_path) == step_folder(tmp_path, 123456789)
 
 
@@ -187,9 +200,10 @@ def test_a_half_finished_prune_is_no_checkpoint(tmp_path, monkeypatch):
         next(Path(path).iterdir()).unlink()
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", killed)
-        prune(tmp_path, {1})
+        with pytest.raises(KeyboardInterrupt):
+            prune(tmp_path, {1})
     assert latest(tmp_path) == step_folder(tmp_path, 1)
     sweep(tmp_path)
     assert names(tmp_path) == ["step_00000001"]
@@ -201,7 +215,7 @@ def test_latest_passes_over_damage_and_warns(tmp_path):
     (step_folder(tmp_path, 3) / "MANIFEST.json").unlink()
     path = step_folder(tmp_path, 2) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="damaged") as caught:
         assert latest(tmp_path) == step_folder(tmp_path, 1)
     assert [("step_00000003" in str(w.message), "step_00000002" in str(w.message)) for w in caught] == [
         (True, False),
@@ -215,7 +229,8 @@ def test_sweep_puts_an_old_checkpoint_back(tmp_path):
     os.rename(folder, tmp_path / ".step_00000001.old")
     (tmp_path / ".step_00000001.tmp").mkdir()
     sweep(tmp_path)
-    assert names(tmp_path) == ["step_00000001"] and load(folder)[1] == STATE
+    assert names(tmp_path) == ["step_00000001"]
+    assert load(folder)[1] == STATE
 
 
 def fails_from(call, function):
@@ -269,7 +284,9 @@ for _ in range(10):
             for _ in range(2):                   # the second replaces the first
                 w = torch.full((50_000,), float(step))
                 save(step_folder(root, step), {"model": {"w": w}}, {"step": step})
-    time.sleep(0.1 + 0.1 * waits.random())
+    while not [step for step in steps(root) if step > first]:    # however busy the machine
+        time.sleep(0.01)
+    time.sleep(0.1 * waits.random())
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     strays += sum(path.name.startswith(".") for path in root.iterdir())
@@ -290,4 +307,5 @@ def test_a_killed_writer_leaves_a_loadable_latest(tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     written, strays = map(int, run.stdout.split())
-    assert written > 10 and strays > 0  # the kills did come while it wrote
+    assert written >= 10
+    assert strays > 0  # the kills did come while it wrote

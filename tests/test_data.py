@@ -131,7 +131,10 @@ def test_labels_covariates_and_masks_stay_with_their_datum() -> None:
     mask[:, 1] = number % 3 > 0
     x = np.stack([number + 0.5, np.where(mask[:, 1], 1.0, np.nan)], 1)
     arrays = Arrays(
-        x, {"parity": number % 2, "number": number}, given=-number[:, None].astype(np.float32), mask=mask
+        x,
+        {"parity": number % 2, "number": number.astype(">i2")},
+        given=-number[:, None].astype(np.float32),
+        mask=mask,
     )
     got = load(ArraysData(), arrays=arrays)
     for split in (got.train, got.validation, got.test, got.train.select([5, 2]), got.train.to("cpu")):
@@ -215,7 +218,7 @@ def test_several_attributes_are_kept_together() -> None:
     assert torch.bincount(a[known] * 3 + b[known]).tolist() == [4] * 6
 
 
-# ---------------------------------------------------------------------------------------- what a batch becomes
+# --------------------------------------------------------------------------------------- what a batch becomes
 
 
 def assert_rate(draws: Tensor, probability: Tensor) -> None:
@@ -310,7 +313,9 @@ def test_prepare_can_be_captured(binarize: Any, dequantize: Any) -> None:
         (np.arange(40, dtype=np.uint8).reshape(20, 2), {"binarize": "dynamic"}, 256, "binary", True),
         (np.arange(40, dtype=np.uint8).reshape(20, 2), {"dequantize": "uniform"}, 256, "unit", True),
         (np.arange(40, dtype=np.int64).reshape(20, 2), {}, 256, "unit", False),
+        (np.arange(40, dtype=">i4").reshape(20, 2), {}, 256, "unit", False),
         (np.arange(40, dtype=np.int64).reshape(20, 2) - 1, {}, None, "real", False),
+        (np.arange(40, dtype=">i2").reshape(20, 2) - 1, {}, None, "real", False),
         (np.arange(40, dtype=np.uint16).reshape(20, 2) * 10, {}, None, "real", False),
         (np.eye(20, dtype=bool), {}, 2, "binary", True),
         (np.eye(20, dtype=np.uint8), {}, 2, "binary", True),
@@ -422,8 +427,10 @@ def test_columns_are_orthogonal_unless_correlated() -> None:
 
 
 def test_linear_gaussian_is_decided_by_the_seed() -> None:
-    first, again, other = (load(LinearGaussianData(num_data=50), seed) for seed in (0, 0, 1))
-    assert torch.equal(first.train.x, again.train.x) and not torch.equal(first.train.x, other.train.x)
+    first, again, other = (LinearGaussianData(num_data=50).read(seed) for seed in (0, 0, 1))
+    assert first.truth and other.truth
+    assert np.array_equal(first.x, again.x) and not np.isclose(first.x, other.x).any()
+    assert not torch.isclose(first.truth["W"], other.truth["W"]).any()
 
 
 def test_digits() -> None:
@@ -519,18 +526,23 @@ def test_missing_mnist_says_which_files_go_where(tmp_path: Path) -> None:
 def test_mnist_is_downloaded_where_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision.datasets
 
+    asked = []
+
     def download(root: str, download: bool) -> None:
+        asked.append(root)
         assert download
         write_mnist(Path(root) / "MNIST" / "raw")
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", download)
     assert len(load(MNISTData(root=str(tmp_path))).test) == 7
 
+    assert len(load(MNISTData(root=str(tmp_path))).test) == 7  # there already: not asked again
+    assert asked == [str(tmp_path)]
+
     def fail(root: str, download: bool) -> None:
         raise RuntimeError("Error downloading train-images:\nTried http://nowhere\n")
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", fail)
-    assert len(load(MNISTData(root=str(tmp_path))).test) == 7  # there already: not asked again
     message = refusal(load, MNISTData(root=str(tmp_path / "empty")))
     assert "Error downloading" in message and "PYRO_VAE_DATA" in message
 
@@ -615,7 +627,7 @@ def test_npz_names_its_parts(tmp_path: Path, save: Any) -> None:
 )
 def test_npz_finds_x(tmp_path: Path, names: tuple[str, ...], x: str) -> None:
     rng = np.random.default_rng(0)
-    arrays = {name: rng.normal(size=(30, 4)) for name in names}
+    arrays: dict[str, Any] = {name: rng.normal(size=(30, 4)) for name in names}
     np.savez(tmp_path / "d.npz", **arrays, person=np.arange(30))
     got = load(ArraysData(path=str(tmp_path / "d.npz")))
     total = torch.cat([got.train.x, got.validation.x, got.test.x]).sum()
@@ -809,7 +821,14 @@ def test_table_and_round_trip() -> None:
     assert list(DATA) == ["digits", "linear_gaussian", "mnist", "arrays"]
     for word, part in DATA.items():
         assert issubclass(part, DataSpec)
-        for spec in (part(), part(validation=7), part(validation=0), part(validation=0.0, labels_kept=3)):
+        cases: list[dict[str, Any]] = [
+            {},
+            {"validation": 7},
+            {"validation": 0},
+            {"validation": 0.0, "labels_kept": 3},
+        ]
+        for fields in cases:
+            spec = part(**fields)
             again = part.model_validate_json(spec.model_dump_json())
             assert again == spec and type(again.validation) is type(spec.validation)
             assert spec.name == word and hash(again) == hash(spec)

@@ -72,9 +72,11 @@ def test_nan_and_infinity_are_undetermined_and_stay_with_their_datum(bad):
     expected = pareto_khat(log_w)
     log_w[17, 1] = bad
     khat = pareto_khat(log_w)
-    assert np.isnan(khat[1]) and khat[[0, 2]].tolist() == expected[[0, 2]].tolist()
+    assert np.isnan(khat[1])
+    assert khat[[0, 2]].tolist() == expected[[0, 2]].tolist()
     smoothed = smoothed_log_weights(log_w)
-    assert np.isnan(smoothed[:, 1]).all() and np.isfinite(smoothed[:, [0, 2]]).all()
+    assert np.isnan(smoothed[:, 1]).all()
+    assert np.isfinite(smoothed[:, [0, 2]]).all()
 
 
 @pytest.mark.parametrize("num_draws", [0, 1, 2, 5, 24, 25, 29])
@@ -97,7 +99,8 @@ def test_weights_of_zero_do_not_change_the_tail():
     log_w[:-DRAWS] = -math.inf
     np.testing.assert_array_equal(pareto_khat(log_w), expected)
     smoothed = smoothed_log_weights(log_w)
-    assert (smoothed[:-DRAWS] == -math.inf).all() and np.isfinite(smoothed[-DRAWS:]).all()
+    assert (smoothed[:-DRAWS] == -math.inf).all()
+    assert np.isfinite(smoothed[-DRAWS:]).all()
     np.testing.assert_allclose(np.exp(smoothed).sum(0), 1)
 
 

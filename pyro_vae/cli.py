@@ -1,0 +1,418 @@
+"""The command line. Heavy imports happen inside the commands, so that `--help` answers at once.
+
+Every command takes --json (one JSON object on stdout, nothing else) and --quiet. A user's mistake exits 2
+with one message per mistake; a fault of ours exits 1; a signal exits 128 + its number, saved.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pyro_vae.runs import Run
+    from pyro_vae.vae import Batch
+
+app = typer.Typer(
+    name="pyro-vae",
+    help="Declare, train and analyse variational autoencoders.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="Overrides.")]
+Samples = Annotated[int, typer.Option("--samples", "-k", min=1, help="Importance samples per datum, K.")]
+SplitName = Annotated[str, typer.Option("--split", help="train, validation or test.")]
+Input = Annotated[Path | None, typer.Option("--input", help="A .npy or .npz file instead of a split.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="File to write, inside DIR by default.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the draws; the run's own by default.")]
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(_guarded(sys.argv[1:]))
+
+
+def _guarded(arguments: list[str]) -> int:
+    """Run a command; the exit code."""
+    try:
+        app(arguments, standalone_mode=True)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        code, problems = _judged(error)
+        if code == 1:
+            raise
+        if "--json" in arguments:
+            print(json.dumps({"error": problems}))
+        for problem in problems:
+            print(f"pyro-vae: {problem}", file=sys.stderr)
+        return code
+    return 0
+
+
+def _judged(error: Exception) -> tuple[int, list[str]]:
+    """Exit code and message lines of an error: 2 for a user's, 1 for ours, 128 + n for a signal."""
+    from pyro_vae.checkpoints import CheckpointError
+    from pyro_vae.specs import DeclarationError
+    from pyro_vae.training import Interrupted, NumericsError
+
+    if isinstance(error, DeclarationError):
+        return 2, list(error.problems)
+    if isinstance(error, Interrupted):
+        return 128 + error.signum, [str(error)]
+    if isinstance(error, CheckpointError | NumericsError):
+        return 2, [str(error)]
+    if isinstance(error, OSError) and error.filename:
+        return 2, [f"{error.filename}: {error.strerror}."]
+    return 1, []
+
+
+@app.command("list")
+def list_(as_json: Json = False, quiet: Quiet = False) -> None:
+    """The vocabulary: named variants, and the parts of every kind."""
+    from pyro_vae.experiment import TABLES, named
+
+    parts = {
+        noun: {word: (part.__doc__ or "").strip().splitlines()[0] for word, part in table.items()}
+        for noun, table in TABLES.items()
+    }
+    if as_json:
+        print(json.dumps({"variants": named(), "parts": parts}))
+        return
+    for title, words in {"named variant": named(), **parts}.items():
+        _print_table(title, words)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A named variant or a YAML file.")] = "digits",
+    overrides: Overrides = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print an experiment with all its defaults, as YAML."""
+    from pyro_vae.experiment import dump, load_experiment
+
+    experiment = load_experiment(name, overrides or [])
+    print(json.dumps(experiment.tree()) if as_json else dump(experiment), end="\n" if as_json else "")
+
+
+@app.command()
+def schema(as_json: Json = False, quiet: Quiet = False) -> None:
+    """Print the JSON schema of an experiment file, for editors."""
+    from pyro_vae.experiment import json_schema
+
+    print(json.dumps(json_schema(), indent=None if as_json else 2))
+
+
+@app.command()
+def validate(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A YAML file, or a named variant.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a file; says everything that is wrong with it at once."""
+    from pyro_vae.experiment import load_experiment
+
+    load_experiment(file, overrides or [])
+    if as_json:
+        print(json.dumps({"file": file, "valid": True}))
+    elif not quiet:
+        print(f"{file}: valid")
+
+
+@app.command()
+def train(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME or FILE] [key=value ...]", help="What to train.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory; a new one in runs/ by default.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Continue the run in this directory.")] = None,
+    start_from: Annotated[
+        Path | None, typer.Option("--from", help="Start from the parameters (and declaration) of this run.")
+    ] = None,
+    samples: Samples = 1000,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train; without arguments the embedded digits. Ends with the result card and `run: DIR`."""
+    from pyro_vae import runs
+    from pyro_vae.experiment import experiment_from, load_experiment
+    from pyro_vae.specs import DeclarationError
+
+    quiet = quiet or as_json
+    words = arguments or []
+    source = words[0] if words and "=" not in words[0] else None
+    overrides = words[1:] if source else words
+    if resume is not None:
+        if words or out or start_from:
+            raise DeclarationError([f"--resume {resume}: continues as declared; drop the other arguments."])
+        run = runs.resume(resume, quiet=quiet, num_samples=samples)
+    else:
+        if start_from is not None and source is None:
+            base = runs.load(start_from)
+            experiment, name = experiment_from(base.experiment.tree(), overrides), base.environment["name"]
+        else:
+            name = source or "digits"
+            experiment = load_experiment(name, overrides)
+        run = runs.train(
+            experiment,
+            out=out,
+            name=Path(name).stem,
+            start_from=start_from,
+            quiet=quiet,
+            num_samples=samples,
+        )
+    _report(run, run.result, as_json)
+
+
+@app.command()
+def evaluate(
+    directory: Directory, samples: Samples = 1000, split: SplitName = "test", as_json: Json = False, quiet: Quiet = False
+) -> None:
+    """ELBO, importance-sampled log p(x), KL, active units, k-hat share; writes result.json."""
+    run = _load(directory)
+    from pyro_vae.runs import PARTS, progress_bar
+
+    total = len(getattr(run.data, split)) if split in PARTS else 0
+    card = run.evaluate(split, samples, progress_bar(total, "evaluating", quiet or as_json))
+    _report(run, card, as_json)
+
+
+@app.command()
+def encode(
+    directory: Directory,
+    input: Input = None,  # noqa: A002 - the option's name
+    split: SplitName = "test",
+    out: Out = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Mean and sd of q(z | x) per datum, as .npz."""
+    run = _load(directory)
+    batch, extra = _input(run, input, split)
+    codes = run.encode(batch)
+    arrays = {f"mean_{name}": value for name, value in codes.mean.items()}
+    arrays |= {f"sd_{name}": value for name, value in codes.sd.items()}
+    _save_arrays(out or directory / "codes.npz", arrays | extra, as_json, quiet)
+
+
+@app.command()
+def score(
+    directory: Directory,
+    input: Input = None,  # noqa: A002 - the option's name
+    split: SplitName = "test",
+    samples: Samples = 1000,
+    out: Out = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """log p(x) per datum in nats, with standard error and k-hat, as .npz."""
+    from pyro_vae.runs import progress_bar
+
+    run = _load(directory)
+    batch, extra = _input(run, input, split)
+    scores = run.score(batch, samples, progress_bar(batch.size, "scoring", quiet or as_json))
+    names = ("log_likelihood", "standard_error", "khat", "elbo")
+    arrays = {name: getattr(scores, name) for name in names}
+    _save_arrays(out or directory / "scores.npz", arrays | extra, as_json, quiet)
+
+
+@app.command()
+def sample(
+    directory: Directory,
+    num: Annotated[int, typer.Option("--num", "-n", min=1, max=100_000, help="How many.")] = 64,
+    label: Annotated[list[str] | None, typer.Option("--label", help="NAME=CLASS, where labels are given.")] = None,
+    seed: Seed = None,
+    out: Out = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Generate from the prior: a PNG of the means E[x | z] and the arrays as .npz."""
+    from pyro_vae import plots
+
+    run = _load(directory)
+    x, mean, z = run.sample(num, _labels(run, label or [], num), seed)
+    path = out or directory / "samples.png"
+    figure = plots.data_figure(mean.cpu().numpy()[:256], f"{run.experiment.data.name}: E[x | z], z from the prior")
+    _save_picture(figure, path, {"x": x, "mean": mean, "z": z}, as_json, quiet)
+
+
+@app.command()
+def reconstruct(
+    directory: Directory,
+    num: Annotated[int, typer.Option("--num", "-n", min=1, max=100_000, help="How many data.")] = 12,
+    input: Input = None,  # noqa: A002 - the option's name
+    split: SplitName = "test",
+    seed: Seed = None,
+    out: Out = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Data above their reconstructions E[x | z], z from the guide: a PNG and the arrays as .npz."""
+    import torch
+
+    from pyro_vae import plots
+
+    run = _load(directory)
+    batch, extra = _input(run, input, split)
+    batch = type(batch)(*(None if tensor is None else tensor[:num] for tensor in batch[:4]))
+    draws = run.reconstruct(batch, 1, seed)
+    path, x, mean = out or directory / "reconstructions.png", batch.x, draws.x_mean[0]
+    shown = min(batch.size, 12)
+    both = torch.cat([x[:shown], mean[:shown]]).cpu().numpy()
+    title = f"{run.experiment.data.name}: x above E[x | z], z from q(z | x)"
+    figure = plots.data_figure(both, title, columns=shown, row_labels=("x", "E[x | z]"))
+    arrays = {"x": x, "mean": mean, **{f"z_{name}": z[0] for name, z in draws.z.items()}}
+    _save_picture(figure, path, arrays | {k: v[:num] for k, v in extra.items()}, as_json, quiet)
+
+
+def _load(directory: Path) -> "Run":
+    from pyro_vae import runs
+
+    return runs.load(directory)
+
+
+def _input(run: "Run", path: Path | None, split: str) -> tuple["Batch", dict[str, Any]]:
+    """The data that a command works on, and what identifies them in its output."""
+    import numpy as np
+
+    if path is not None:
+        batch = run.read(path)
+        return batch, {"observation": np.arange(batch.size)}
+    batch = run.batch(split)
+    attributes = getattr(run.data, split).attributes
+    return batch, {"observation": np.arange(batch.size), **{name: y.numpy() for name, y in attributes.items()}}
+
+
+def _labels(run: "Run", words: list[str], num: int) -> Any:
+    """Labels to generate with: every site given, or none."""
+    import torch
+
+    from pyro_vae.specs import DeclarationError
+
+    sites = run.experiment.variant.labels
+    if not words:
+        return None
+    chosen: dict[str, int] = {}
+    problems = []
+    for word in words:
+        name, _, value = word.partition("=")
+        if name not in sites:
+            problems.append(f"--label {word}: the label sites are: {', '.join(sites) or 'none'}.")
+        elif not value.isdecimal() or int(value) >= sites[name].classes:
+            problems.append(f"--label {word}: must be a class from 0 to {sites[name].classes - 1}.")
+        else:
+            chosen[name] = int(value)
+    problems += [f"--label: give one for {name} too." for name in sites if not problems and name not in chosen]
+    if problems:
+        raise DeclarationError(problems)
+    return torch.tensor([[chosen[name] for name in sites]]).expand(num, -1)
+
+
+def _save_arrays(path: Path, arrays: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    """Write .npz, whole or not at all, and say what is in it."""
+    import numpy as np
+    import torch
+
+    numpy = {k: v.cpu().numpy() if isinstance(v, torch.Tensor) else np.asarray(v) for k, v in arrays.items()}
+    path = path.with_suffix(".npz")
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        np.savez(file, **numpy)
+    part.replace(path)
+    shapes = {name: list(array.shape) for name, array in numpy.items()}
+    if as_json:
+        print(json.dumps({"file": str(path), "arrays": shapes}))
+    elif not quiet:
+        print(f"{path}: " + ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items()))
+
+
+def _save_picture(figure: Any, path: Path, arrays: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    from pyro_vae import plots
+
+    plots.save(figure, path.with_suffix(".png"))
+    if not (quiet or as_json):
+        print(path.with_suffix(".png"))
+    _save_arrays(path, arrays, as_json, quiet)
+
+
+def _report(run: "Run", card: dict[str, Any], as_json: bool) -> None:
+    """The result card, and where the run is."""
+    if as_json:
+        print(json.dumps(card | {"run": str(run.directory)}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"{card['variant']} on {card['data']}", show_header=False, title_justify="left")
+    for label, text in card_lines(card):
+        table.add_row(label, Text(text))
+    console = Console(soft_wrap=True)
+    console.print(table)
+    print(f"run: {run.directory}")
+
+
+def card_lines(card: dict[str, Any]) -> list[tuple[str, str]]:
+    """The result card in words.
+
+    >>> card_lines({"density": "x", "split": "test", "num_data": 9, "elbo": None, "log_likelihood": None})[:2]
+    [('split', 'test, 9 data'), ('log p(x)', 'none: not a normalised density')]
+    """
+
+    def figure(value: dict[str, float] | None, unit: str = "nats per datum") -> str:
+        if value is None:
+            return "none: not a normalised density"
+        return f"{value['value']:.3f} ± {value['standard_error']:.3f} {unit}"
+
+    density, khat = card["density"], card.get("khat")
+    samples = card.get("num_importance_samples")
+    lines = [
+        ("split", f"{card['split']}, {card['num_data']} data"),
+        (f"log p({density})", figure(card["log_likelihood"]) + (f", {samples} importance samples" if samples else "")),
+        ("ELBO", figure(card["elbo"])),
+    ]
+    if card.get("reconstruction"):
+        lines.append(("E_q[log p(x | z)]", figure(card["reconstruction"])))
+    if card.get("kl"):
+        lines.append(("KL(q || p)", figure(card["kl"])))
+    if card.get("bits_per_dim") is not None:
+        lines.append(("bits per dimension", f"{card['bits_per_dim']:.4f}"))
+    if card.get("active_units") is not None:
+        lines.append(("active units", f"{card['active_units']} of {card['latent_dim']}"))
+    if khat:
+        share, limit = khat["good_fraction"], khat["threshold"]
+        lines.append(("k-hat", f"{100 * share:.1f} % of data below {limit:.2f} ({khat['num_draws']} draws)"))
+    if card.get("seconds"):
+        seconds = card["seconds"]
+        lines.append(("time", f"{seconds['train']:.1f} s training, {seconds['evaluate']:.1f} s evaluation"))
+        how = "compiled" if card["compiled"] else "not compiled"
+        lines.append(("training", f"{card['epochs']} epochs, {card['steps']} steps, {card['parameters']:,} parameters"))
+        lines.append(("on", f"{card['device']}, {card['precision']}, {how}, seed {card['seed']}"))
+    return lines
+
+
+def _print_table(title: str, words: dict[str, str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, padding=(0, 2), title=title, title_justify="left", title_style="bold")
+    for word, text in words.items():
+        table.add_row(word, Text(text))  # Text, because [log p] would be read as markup
+    console = Console()
+    console.print(table)
+    console.print()

@@ -1,0 +1,191 @@
+"""The recorded program equals the eager one on other inputs, parameters, buffers, weights and random states."""
+
+import os
+
+import parts
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae.capture import capture, same_random_state, value_and_gradient
+from pyro_vae.objectives import ELBO
+from pyro_vae.step import Layout, Plan, Resident, make_step, new_state, update
+from pyro_vae.training import compile_step
+from pyro_vae.vae import VAE, Batch
+
+WEIGHTS = {"beta": torch.tensor(0.5)}
+
+
+def conv_vae(batch_norm=True, dropout=0.2):
+    network = {"kind": "conv", "channels": [4, 8], "batch_norm": batch_norm, "dropout": dropout, "widths": [16]}
+    variant = pv.Variant(latent=pv.Latent(dim=3), likelihood="bernoulli", encoder=network, decoder=network)
+    return VAE(variant, (1, 9, 7))
+
+
+def compare(objective, traced, other, tolerance=0.0):
+    """Record on `traced`, run on `other` with moved parameters and buffers; the worst difference."""
+    before = torch.get_rng_state()
+    recorded, eager = capture(objective, traced, WEIGHTS), value_and_gradient(objective)
+    assert torch.equal(torch.get_rng_state(), before), "recording must not move the random state"
+    parameters = [p.detach() + 0.01 * torch.randn_like(p) for p in objective.parameters()]
+    buffers = [1.1 * b + 0.05 if b.is_floating_point() else b + 3 for b in objective.buffers()]
+    weights = {"beta": torch.tensor(0.9)}
+    torch.manual_seed(11)
+    expected = eager(parameters, buffers, other, weights)
+    torch.manual_seed(11)
+    with torch.no_grad():
+        found = recorded(parameters, buffers, other, weights)
+    flat = torch.utils._pytree.tree_leaves
+    assert len(flat(found)) == len(flat(expected))
+    for a, b in zip(flat(found), flat(expected), strict=True):
+        assert not a.requires_grad
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+    assert all(torch.isfinite(g).all() for g in expected.gradients)
+    assert sum(bool((g != 0).any()) for g in expected.gradients) > len(parameters) // 2
+
+
+@pytest.mark.parametrize("case", parts.CASES.values(), ids=parts.CASES.keys())
+@pytest.mark.parametrize("known", [0.5, 0.0, 1.0])
+def test_captured_is_eager_on_every_contract_case(case, known):
+    """Traced with half of the labels known, run with half, none and all of them."""
+    objective = ELBO(num_particles=2).build(parts.vae(**case))
+    compare(objective, parts.batch(case), parts.batch(case, known=known))
+
+
+@pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])
+def test_captured_is_eager_with_buffers_and_dropout(mode):
+    objective = ELBO().build(conv_vae()).train(mode)
+    x = [torch.bernoulli(torch.full((6, 1, 9, 7), p)) for p in (0.3, 0.6)]
+    compare(objective, Batch(x[0]), Batch(x[1]))
+
+
+def test_training_moves_the_running_mean_and_evaluation_does_not():
+    for mode in (True, False):
+        objective = ELBO().build(conv_vae()).train(mode)
+        x = Batch(torch.bernoulli(torch.full((6, 1, 9, 7), 0.3)))
+        buffers = list(objective.buffers())
+        with torch.no_grad():
+            after = capture(objective, x, WEIGHTS)([p.detach() for p in objective.parameters()], buffers, x, WEIGHTS).buffers
+        moved = any(not torch.equal(a, b) for a, b in zip(buffers, after, strict=True))
+        assert moved == mode
+
+
+def test_every_likelihood_and_guide_is_captured_exactly():
+    for likelihood in ("bernoulli", "continuous_bernoulli", {"scale": "per_pixel"}, {"scale": "decoded"}, {"scale": 0.3}):
+        for guide in ("diagonal_normal", "point"):
+            variant = pv.Variant(
+                latent={"dim": 2}, likelihood=likelihood, guide=guide, encoder={"widths": [8]}, decoder={"widths": [8]}
+            )
+            objective = ELBO(num_particles=2).build(VAE(variant, (5,)))
+            x = torch.rand(2, 4, 5).round() if likelihood == "bernoulli" else torch.rand(2, 4, 5)
+            compare(objective, Batch(x[0]), Batch(x[1]))
+
+
+def training_step(vae, compiled, adam=None, clip=None, batch_size=8, steps=12):
+    objective = ELBO().build(vae).train()
+    layout = Layout(list(objective.parameters()))
+    x = Batch(torch.zeros(batch_size, *vae.shape.x))
+    step = make_step(
+        capture(objective, x, {"beta": torch.tensor(1.0)}),
+        layout,
+        lambda raw: (torch.rand(raw.shape) < raw / 255).to(torch.float32),
+        adam or pv.Optimizer(learning_rate=1e-2),
+        clip,
+    )
+    state = new_state(objective, layout, 4)
+    data = Resident(torch.randint(0, 256, (64, *vae.shape.x), dtype=torch.uint8))
+    order = torch.stack([torch.randperm(64)[:batch_size] for _ in range(steps)])
+    plan = Plan(order, torch.linspace(1e-2, 1e-3, steps), {"beta": torch.linspace(0, 1, steps)})
+    return compile_step(step, torch.device("cpu")) if compiled else step, state, plan, data
+
+
+@pytest.mark.skipif(not any(map(os.path.exists, ("/usr/bin/g++", "/usr/bin/clang++"))), reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_compiled_is_captured_draw_by_draw():
+    """Twelve steps with dynamic binarisation, dropout, batch norm, changing rate and beta; compiled once."""
+    states, graphs = [], torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for compiled in (False, True):
+        torch.manual_seed(3)
+        vae = conv_vae(dropout=0.0)
+        # A large eps: a bias before batch norm has gradient 0 up to rounding, whose sign Adam would amplify.
+        step, state, plan, data = training_step(vae, compiled, pv.Optimizer(eps=1e-2))
+        torch.manual_seed(4)
+        with torch.no_grad():
+            for _ in range(len(plan.order)):
+                step(state, plan, data)
+        states.append(state)
+    captured, compiled = states
+    torch.testing.assert_close(compiled.parameters, captured.parameters, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(compiled.totals, captured.totals, rtol=1e-5, atol=1e-5)
+    for a, b in zip(compiled.buffers, captured.buffers, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert int(compiled.updates) == len(plan.order)
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] == graphs + 1, "compiled once"
+    assert counters["graph_break"] == {}
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_update_is_torchs(kind, decay):
+    spec = pv.Optimizer(kind=kind, weight_decay=decay, betas=[0.8, 0.95], eps=1e-6)
+    theta = torch.randn(50, dtype=torch.float64)
+    module = torch.nn.Linear(1, 1)
+    theirs = theta.clone().requires_grad_()
+    optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind](
+        [theirs], lr=0.05, betas=(0.8, 0.95), eps=1e-6, weight_decay=decay
+    )
+    layout = Layout([theta])
+    state = new_state(module.double(), Layout(list(module.parameters())), 1)
+    flat = layout.flatten([theta])
+    state.parameters, state.first_moment, state.second_moment = flat, torch.zeros_like(flat), torch.zeros_like(flat)
+    for _ in range(20):
+        g = torch.randn(50, dtype=torch.float64)
+        theirs.grad = g.clone()
+        optimizer.step()
+        update(state, layout.flatten([g]), torch.tensor(0.05, dtype=torch.float64), spec, torch.tensor(True))
+    torch.testing.assert_close(layout.unflatten(state.parameters)[0], theirs.detach(), rtol=1e-10, atol=1e-12)
+
+
+def test_clipping_bounds_the_gradient():
+    for clip, bound in ((None, 1.0), (1e-9, 1e-6)):
+        torch.manual_seed(0)
+        step, state, plan, data = training_step(conv_vae(), False, pv.Optimizer(eps=1e-4), clip)
+        start = state.parameters.clone()
+        with torch.no_grad():
+            step(state, plan, data)
+        moved = (state.parameters - start).abs().max().item()
+        assert (moved < bound) == (clip is not None or moved < bound)
+        if clip is None:
+            unclipped = moved
+    assert moved < 1e-3 * unclipped
+
+
+def test_flat_layout_round_trip():
+    tensors = [torch.randn(3, 5), torch.randn(()), torch.randn(17)]
+    layout = Layout(tensors)
+    flat = layout.flatten(tensors)
+    assert flat.numel() % 16 == 0
+    assert all(torch.equal(a, b) for a, b in zip(layout.unflatten(flat), tensors, strict=True))
+
+
+def test_same_random_state_restores():
+    torch.manual_seed(1)
+    with same_random_state(torch.device("cpu")):
+        torch.rand(5)
+    first = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(first, torch.rand(1))
+
+
+def test_a_step_that_is_not_finite_is_not_applied():
+    step, state, plan, data = training_step(conv_vae(), False)
+    plan.weights["beta"][2] = torch.nan
+    with torch.no_grad():
+        for i in range(4):
+            before = state.parameters.clone()
+            step(state, plan, data)
+            assert torch.equal(before, state.parameters) == (i == 2)
+    assert state.fault[0] == 2
+    assert int(state.updates) == 3
+    assert state.totals[0] == 3

@@ -1,0 +1,326 @@
+"""Training: what is written, resumed, stopped and refused."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae import checkpoints
+from pyro_vae.data import load
+from pyro_vae.specs import DeclarationError
+from pyro_vae.training import Trainer, build, choose_device, decide_compile, signals
+
+TINY = [
+    "latent.dim=2",
+    "encoder.widths=[16]",
+    "decoder.widths=[16]",
+    "training.epochs=4",
+    "training.batch_size=256",
+    "training.schedule=cosine",
+]
+COMMAND = [sys.executable, "-m", "pyro_vae", "train", "digits", *TINY, "training.epochs=20", "--samples", "1", "--quiet"]
+
+
+def tiny(*overrides, name="digits"):
+    return pv.load_experiment(name, [*TINY, *overrides])
+
+
+def weights(run_directory):
+    folder = checkpoints.latest(run_directory / "checkpoints")
+    tensors, state = checkpoints.load(folder)
+    return tensors, state
+
+
+def test_a_run_writes_what_the_design_says(tmp_path):
+    run = pv.train(tiny(), out=tmp_path / "run", quiet=True, num_samples=120)
+    files = {path.name for path in run.directory.iterdir()}
+    assert files == {"experiment.yaml", "environment.json", "metrics.jsonl", "checkpoints", "result.json"}
+    assert pv.load(run.directory).experiment == run.experiment
+    rows = run.metrics
+    assert [(row["epoch"], row["split"]) for row in rows] == [
+        (epoch, split) for epoch in (1, 2, 3, 4) for split in ("train", "validation")
+    ]
+    for row in rows:
+        assert {"step", "epoch", "split", "loss", "elbo", "reconstruction", "kl", "seconds"} <= set(row)
+        assert row["elbo"] == pytest.approx(row["reconstruction"] - row["kl"], rel=1e-5)
+    card = run.result
+    keys = (
+        "variant data split num_data density elbo log_likelihood reconstruction kl num_importance_samples "
+        "bits_per_dim active_units latent_dim khat seconds epochs steps parameters device precision compiled "
+        "seed versions"
+    )
+    assert set(card) == set(keys.split())
+    for name in ("elbo", "log_likelihood", "reconstruction", "kl"):
+        assert set(card[name]) == {"value", "standard_error"}
+        assert card[name]["standard_error"] > 0
+    assert card["elbo"]["value"] == pytest.approx(card["reconstruction"]["value"] - card["kl"]["value"], abs=1e-9)
+    assert card["log_likelihood"]["value"] > card["elbo"]["value"]
+    assert card["bits_per_dim"] == pytest.approx(-card["log_likelihood"]["value"] / 64 / math.log(2))
+    assert set(card["khat"]) == {"good_fraction", "threshold", "num_draws"}
+    assert card["density"] == "x"
+    assert set(card["seconds"]) == {"train", "evaluate"}
+
+
+def test_beta_is_warmed_up_and_the_elbo_is_at_beta_one(tmp_path):
+    run = pv.train(tiny("objective={beta: 4, warmup_epochs: 2}"), out=tmp_path / "run", quiet=True, num_samples=1)
+    rows = [row for row in run.metrics if row["split"] == "train"]
+    betas = [row["beta"] for row in rows]
+    assert betas[0] < 2.0 < betas[1] < 4.0
+    assert betas[2:] == [4.0, 4.0]
+    last = rows[-1]
+    assert last["loss"] == pytest.approx(-last["reconstruction"] + 4 * last["kl"], rel=1e-5)
+    assert last["elbo"] == pytest.approx(last["reconstruction"] - last["kl"], rel=1e-5)
+
+
+def test_same_seed_same_bits_and_the_callers_random_state_is_untouched(tmp_path):
+    torch.manual_seed(99)
+    expected = torch.rand(3)
+    torch.manual_seed(99)
+    runs = [pv.train(tiny(), out=tmp_path / str(i), quiet=True, num_samples=5) for i in range(2)]
+    assert torch.equal(torch.rand(3), expected)
+    first, second = (weights(run.directory)[0]["model"] for run in runs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert runs[0].result["elbo"] == runs[1].result["elbo"]
+    other = pv.train(tiny("seed=1"), out=tmp_path / "other", quiet=True, num_samples=5)
+    assert other.result["elbo"] != runs[0].result["elbo"]
+
+
+def _start(out, *extra):
+    return subprocess.Popen([*COMMAND, *extra, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def _wait_for_epoch(out, epoch, process):
+    for _ in range(1200):
+        lines = (out / "metrics.jsonl").read_text().count("\n") if (out / "metrics.jsonl").exists() else 0
+        if lines >= 2 * epoch:
+            return
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.05)
+    raise AssertionError("the run did not come that far")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_stopped_and_resumed_is_bit_identical(tmp_path, how):
+    """20 epochs = 10 epochs + a signal + resume + 10 epochs, in the bits of weights, Adam and random state."""
+    straight, cut = tmp_path / "straight", tmp_path / "cut"
+    slow = "training.batch_size=32"  # so that the signal comes in the middle
+    assert subprocess.run([*COMMAND, slow, "--out", str(straight)], check=False).returncode == 0
+    process = _start(cut, slow)
+    _wait_for_epoch(cut, 10, process)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[how], errors.decode()
+    assert weights(cut)[1]["epoch"] < 20
+    if how != signal.SIGKILL:
+        assert b"resume" in errors
+    resumed = [sys.executable, "-m", "pyro_vae", "train", "--resume", str(cut), "--samples", "1", "--quiet"]
+    assert subprocess.run(resumed, check=False, stdout=subprocess.DEVNULL).returncode == 0
+    (a, state_a), (b, state_b) = weights(straight), weights(cut)
+    for group in a:
+        for name, tensor in a[group].items():
+            assert torch.equal(tensor, b[group][name]), (group, name)
+    assert (state_a["step"], state_a["epoch"]) == (state_b["step"], state_b["epoch"])
+    rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in pv.load(d).metrics] for d in (straight, cut)]
+    assert rows[0] == rows[1]
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    run = pv.train(tiny(), out=tmp_path / "run", quiet=True, num_samples=5)
+    before = run.result
+    again = pv.resume(run.directory, quiet=True, num_samples=5)
+    assert again.result["elbo"] == before["elbo"]
+    assert len(again.metrics) == 8
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path):
+    run = pv.train(tiny(), out=tmp_path / "run", quiet=True, num_samples=5)
+    newest = checkpoints.latest(run.directory / "checkpoints")
+    path = newest / "model.safetensors"
+    body = bytearray(path.read_bytes())
+    body[-1] ^= 1
+    path.write_bytes(bytes(body))
+    with pytest.warns(UserWarning, match="damaged"):
+        resumed = pv.resume(run.directory, quiet=True, num_samples=5)
+    assert resumed.result["elbo"] == run.result["elbo"]
+
+
+def test_from_starts_at_the_other_runs_parameters(tmp_path):
+    first = pv.train(tiny(), out=tmp_path / "first", quiet=True, num_samples=5)
+    experiment = tiny("training.epochs=1", "training.optimizer.learning_rate=1e-12")
+    second = pv.train(experiment, out=tmp_path / "second", start_from=first, quiet=True, num_samples=5)
+    a, b = first.vae.state_dict(), second.vae.state_dict()
+    assert all(torch.allclose(a[name], b[name], atol=1e-6) for name in a)
+    with pytest.raises(DeclarationError, match="do not fit this variant"):
+        pv.train(tiny("latent.dim=3"), out=tmp_path / "third", start_from=first, quiet=True)
+    assert not (tmp_path / "third").exists()
+
+
+def test_early_stopping_keeps_the_best_weights(tmp_path):
+    rule = "training.early_stopping={patience: 2, min_delta: 1000}"  # nothing improves by that much
+    run = pv.train(tiny("training.epochs=50", rule), out=tmp_path / "run", quiet=True, num_samples=5)
+    assert run.result["epochs"] == 1  # the card is that of the best epoch, which is what the run holds
+    state = weights(run.directory)[1]
+    assert (state["epoch"], state["waited"], state["stopped"]) == (3, 2, True)
+    best = checkpoints.load(checkpoints.step_folder(run.directory / "checkpoints", state["best_step"]))[0]["model"]
+    assert all(torch.equal(best[name], value) for name, value in pv.load(run.directory).vae.state_dict().items())
+
+
+def test_a_step_that_is_not_finite_names_itself(tmp_path):
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    experiment = pv.Experiment(
+        variant=pv.Variant(latent=pv.Latent(dim=2), encoder=pv.MLP(widths=[8]), decoder=pv.MLP(widths=[8])),
+        training=pv.Training(epochs=3, batch_size=16, checkpoint_every=1),
+    )
+    data = load(experiment.data, arrays=pv.Arrays(x))
+    vae = build(experiment, data, torch.device("cpu"))
+    trainer = Trainer(experiment, data, vae, tmp_path, compiled=False, quiet=True)
+    trainer.train_data.x[:] = torch.inf
+    with pytest.raises(pv.NumericsError, match=r"step \d+ \(epoch 1, batch of training data .*log p at x"):
+        trainer.run()
+    assert all(torch.isfinite(p).all() for p in vae.parameters())
+
+
+def test_bfloat16_and_float64_train(tmp_path):
+    found = {}
+    for precision in ("float32", "bfloat16", "float64"):
+        run = pv.train(tiny(f"training.precision={precision}"), out=tmp_path / precision, quiet=True, num_samples=20)
+        found[precision] = run.result["elbo"]["value"]
+        dtype = torch.float64 if precision == "float64" else torch.float32
+        assert next(run.vae.parameters()).dtype == dtype
+    assert found["float32"] == pytest.approx(found["float64"], abs=0.5)
+    assert found["bfloat16"] == pytest.approx(found["float64"], abs=1.0)
+
+
+def test_an_autoencoder_reports_no_likelihood(tmp_path):
+    run = pv.train(tiny(name="autoencoder"), out=tmp_path / "run", quiet=True, num_samples=5)
+    card = run.result
+    assert card["elbo"] is None
+    assert card["log_likelihood"] is None
+    assert card["kl"] is None
+    assert card["khat"] is None
+    with pytest.raises(DeclarationError, match="guide is a point"):
+        run.score(run.batch())
+
+
+def test_l2_autoencoder_loss_is_squared_error_and_half_beta_z_squared(tmp_path):
+    experiment = pv.load_experiment("autoencoder-l2")
+    data = load(experiment.data)
+    vae = build(experiment, data, torch.device("cpu"))
+    objective = experiment.objective.build(vae)
+    x = data.train.x[:32].float() / 16
+    d = vae.heads["z"].raw(vae.body(x), None, None, None)
+    reconstruction = vae.likelihood.decoded(d, None, None)[0]
+    loss, _ = objective(pv.Batch(x), {"beta": torch.tensor(0.01)})
+    constant = 32 * math.log(math.pi) + 0.01 * 4 * math.log(2 * math.pi)  # 64/2 log(2 pi sigma^2), 8/2 beta log(2 pi)
+    expected = (x - reconstruction).square().sum((1, 2, 3)).mean() + 0.005 * d.square().sum(-1).mean()
+    assert loss.item() == pytest.approx(expected.item() + constant, rel=1e-5)
+
+
+def test_partly_labelled_digits_train_and_classify(tmp_path):
+    overrides = [
+        "labels={digit: {classes: 10, observed: partly, rule: guide}}",
+        "data.labels_kept=200",
+        "training.epochs=15",
+        "training.batch_size=64",
+        "encoder.widths=[64]",
+        "training.optimizer.learning_rate=5e-3",
+    ]
+    run = pv.train(tiny(*overrides), out=tmp_path / "run", quiet=True, num_samples=20)
+    assert run.result["density"] == "x"
+    tree = run.posterior(50, range(100))
+    mode = [np.bincount(column, minlength=10).argmax() for column in tree["posterior"]["digit"].values[0].T]
+    accuracy = np.mean(np.array(mode) == tree["constant_data"]["digit"].values)
+    assert accuracy > 0.3  # three times chance: M2 without a classification term learns slowly
+
+
+def test_posterior_tree_of_a_run(tmp_path):
+    run = pv.train(tiny(), out=tmp_path / "run", quiet=True, num_samples=5)
+    tree = run.posterior(num_draws=30, observations=[4, 2, 7])
+    assert tree["posterior"]["z"].dims == ("chain", "draw", "obs", "z_dim")
+    assert list(tree["posterior"]["obs"].values) == [4, 2, 7]
+    stats = tree["sample_stats"]
+    np.testing.assert_allclose(stats["log_w"], stats["log_p"] - stats["log_q"], rtol=1e-5, atol=1e-4)
+    codes = run.encode(run.batch(observations=[4, 2, 7]))
+    error = codes.sd["z"].numpy() / np.sqrt(30)
+    assert (np.abs(tree["posterior"]["z"].values[0].mean(0) - codes.mean["z"].numpy()) < 5 * error).all()
+    import arviz as az
+
+    again = az.from_netcdf(run.directory / "posterior.nc")
+    np.testing.assert_array_equal(again["posterior"]["z"], tree["posterior"]["z"])
+    assert json.loads(again.attrs["experiment"]) == run.experiment.tree()
+
+
+def test_arrays_in_memory(tmp_path):
+    x = (np.random.default_rng(0).random((120, 6, 5)) > 0.5).astype(np.uint8)
+    experiment = tiny("training.batch_size=32", "data={name: digits}", "likelihood=bernoulli", "data.binarize=none", "data.name=arrays")
+    run = pv.train(experiment, data=pv.Arrays(x, np.arange(120) % 3), out=tmp_path / "run", quiet=True, num_samples=5)
+    assert run.result["num_data"] == 12
+    with pytest.raises(DeclarationError, match="arrays in memory"):
+        _ = pv.load(run.directory).data
+    assert len(pv.load(run.directory, data=pv.Arrays(x, np.arange(120) % 3)).data.train) == len(run.data.train)
+
+
+def test_refusals_write_nothing(tmp_path):
+    with pytest.raises(DeclarationError, match=r"batch_size=100000: there are 1293 training data"):
+        pv.train(tiny("training.batch_size=100000"), out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(DeclarationError, match="not empty"):
+        pv.train(tiny(), out=tmp_path / "full", quiet=True)
+    assert os.listdir(tmp_path / "full") == ["notes.txt"]
+
+
+def test_compile_is_decided_from_the_plan():
+    data, cpu = load(pv.DigitsData()), torch.device("cpu")
+    for overrides, expected in (([], False), (["training.epochs=5000"], True), (["training.compile=off"], False)):
+        compiled, reason = decide_compile(tiny(*overrides), data, cpu)
+        assert compiled == expected
+        assert reason
+
+
+def test_no_compiler_no_compilation(monkeypatch):
+    monkeypatch.setattr("pyro_vae.training.shutil.which", lambda name: None)
+    compiled, reason = decide_compile(tiny("training.compile=on"), load(pv.DigitsData()), torch.device("cpu"))
+    assert not compiled
+    assert "install g++" in reason
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_named():
+    with pytest.raises(DeclarationError, match="no GPU is visible"):
+        choose_device("cuda")
+
+
+def test_a_second_signal_acts_at_once():
+    with pytest.raises(KeyboardInterrupt), signals() as caught:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert caught == [signal.SIGINT]
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_run_resumes_bit_identically(tmp_path):
+    """As above with the step compiled: the resumed run obeys the decision of the first."""
+    straight, cut = tmp_path / "straight", tmp_path / "cut"
+    extra = ["training.compile=on", "training.batch_size=16"]
+    assert subprocess.run([*COMMAND, *extra, "--out", str(straight)], check=False).returncode == 0
+    process = _start(cut, *extra)
+    _wait_for_epoch(cut, 10, process)
+    process.kill()
+    process.communicate()
+    resumed = [sys.executable, "-m", "pyro_vae", "train", "--resume", str(cut), "--samples", "1", "--quiet"]
+    assert subprocess.run(resumed, check=False, stdout=subprocess.DEVNULL).returncode == 0
+    (a, _), (b, state) = weights(straight), weights(cut)
+    assert state["compiled"]
+    assert all(torch.equal(t, b["model"][name]) for name, t in a["model"].items())
