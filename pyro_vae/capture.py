@@ -47,9 +47,7 @@ def value_and_gradient(objective: nn.Module, autocast: torch.dtype | None = None
     names = [name for name, _ in objective.named_parameters()]
     buffer_names = [name for name, _ in objective.named_buffers()]
 
-    def program(
-        parameters: list[Tensor], buffers: list[Tensor], batch: Batch, weights: dict[str, Tensor]
-    ) -> Outcome:
+    def program(parameters: list[Tensor], buffers: list[Tensor], batch: Batch, weights: dict[str, Tensor]) -> Outcome:
         leaves = [parameter.detach().requires_grad_() for parameter in parameters]
         fresh = [buffer.clone() for buffer in buffers]  # modules update their buffers in place
         swapped = dict(zip(names, leaves, strict=True)) | dict(zip(buffer_names, fresh, strict=True))

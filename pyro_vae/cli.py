@@ -138,7 +138,9 @@ def train(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME or FILE] [key=value ...]", help="What to train.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory; a new one in runs/ by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run directory; a new one in runs/ by default.")
+    ] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Continue the run in this directory.")] = None,
     start_from: Annotated[
         Path | None, typer.Option("--from", help="Start from the parameters (and declaration) of this run.")
@@ -180,7 +182,11 @@ def train(
 
 @app.command()
 def evaluate(
-    directory: Directory, samples: Samples = 1000, split: SplitName = "test", as_json: Json = False, quiet: Quiet = False
+    directory: Directory,
+    samples: Samples = 1000,
+    split: SplitName = "test",
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """ELBO, importance-sampled log p(x), KL, active units, k-hat share; writes result.json."""
     run = _load(directory)
@@ -219,7 +225,7 @@ def score(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """log p(x) per datum in nats, with standard error and k-hat, as .npz."""
+    """Log p(x) per datum in nats, with standard error and k-hat, as .npz."""
     from pyro_vae.runs import progress_bar
 
     run = _load(directory)
@@ -268,7 +274,7 @@ def reconstruct(
 
     run = _load(directory)
     batch, extra = _input(run, input, split)
-    batch = type(batch)(*(None if tensor is None else tensor[:num] for tensor in batch[:4]))
+    batch = batch.map(lambda tensor: tensor[:num])
     draws = run.reconstruct(batch, 1, seed)
     path, x, mean = out or directory / "reconstructions.png", batch.x, draws.x_mean[0]
     shown = min(batch.size, 12)

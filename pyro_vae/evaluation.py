@@ -76,11 +76,14 @@ def score(vae: VAE, batch: Batch, num_samples: int, progress: Callable[[int], ob
         found.append(_score_chunk(vae, part, num_samples))
         progress(part.size)
     mean = {name: torch.cat([scores.mean[name] for scores in found]) for name in vae.variant.layers}
-    return Scores(*(torch.cat([scores[i] for scores in found]) for i in range(6)), mean)
+    columns = {name: torch.cat([getattr(scores, name) for scores in found]) for name in Scores._fields[:-1]}
+    return Scores(**columns, mean=mean)
 
 
 def _score_chunk(vae: VAE, batch: Batch, num_samples: int) -> Scores:
-    running, kept, sums, mean = RunningLogMeanExp(), [], torch.zeros(3, batch.size, dtype=torch.float64), {}
+    running, sums = RunningLogMeanExp(), torch.zeros(3, batch.size, dtype=torch.float64)
+    kept: list[Tensor] = []
+    mean: dict[str, Tensor] = {}
     done, at_once = 0, particles_per_chunk(vae, batch.size)
     while done < num_samples:
         k = min(at_once, num_samples - done)
@@ -95,7 +98,7 @@ def _score_chunk(vae: VAE, batch: Batch, num_samples: int) -> Scores:
             kept.append(log_w[: KHAT_DRAWS - done])
         sums += k * torch.stack([t.elbo, t.reconstruction, t.kl]).double().cpu()
         for name, value in _guide_means(vae, d).items():
-            mean[name] = mean.get(name, 0.0) + k * value.double().cpu()
+            mean[name] = k * value.double().cpu() + mean.get(name, torch.zeros(()))
         done += k
     elbo, reconstruction, kl = sums / num_samples
     draws = torch.cat(kept)
@@ -161,9 +164,7 @@ def evaluate(
         "bits_per_dim": bits_per_dim(nll, data) if normalized and data.discrete else None,
         "active_units": active,
         "latent_dim": sum(variant.layers.values()),
-        "khat": khat_report(scores.khat.numpy(), khat_draws)
-        if normalized and khat_draws >= MIN_KHAT_DRAWS
-        else None,
+        "khat": khat_report(scores.khat.numpy(), khat_draws) if normalized and khat_draws >= MIN_KHAT_DRAWS else None,
         "seconds": {"evaluate": time.perf_counter() - start},
     }
 

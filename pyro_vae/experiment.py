@@ -5,11 +5,14 @@ leaves out has a default.
 """
 
 import math
+import os
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
 from pyro_vae.data import DATA, Data, DataSpec, Declared, DigitsData
 from pyro_vae.files import Tree, override, parse_yaml, read_yaml, to_yaml
@@ -18,13 +21,16 @@ from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.networks import NETWORKS
 from pyro_vae.objectives import ELBO, OBJECTIVES, Objective
 from pyro_vae.priors import PRIORS
-from pyro_vae.specs import Count, DeclarationError, OneOf, Part, Seq, Spec, Table, did_you_mean, explain
+from pyro_vae.specs import Count, DeclarationError, OneOf, Part, Spec, Table, did_you_mean, explain
 from pyro_vae.variant import Variant
 
 TABLES: dict[str, Table] = {
     table.noun: table for table in (LIKELIHOODS, PRIORS, GUIDES, NETWORKS, OBJECTIVES, DATA)
 }
 """Every table of parts, by what its parts are called."""
+
+
+type Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Optimizer(Spec):
@@ -34,7 +40,7 @@ class Optimizer(Spec):
     """`adam` or `adamw`."""
     learning_rate: float = Field(1e-3, gt=0)
     """Step size at the start of the schedule."""
-    betas: Annotated[Seq[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = (0.9, 0.999)
+    betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.9, 0.999)
     """Decay of the running means of the gradient and of its square."""
     eps: float = Field(1e-8, gt=0)
     """Added to the root of the mean square."""
@@ -82,6 +88,15 @@ class EarlyStopping(Spec):
     """Improvement, nats per datum, that counts."""
 
 
+DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+
+
+def _device(name: str) -> str:
+    if not re.match(DEVICE, name):
+        raise PydanticCustomError("device", "must be auto, cpu, cuda or cuda:NUMBER")
+    return name
+
+
 class Training(Spec):
     """How the parameters are found."""
 
@@ -101,7 +116,7 @@ class Training(Spec):
     """`bfloat16` runs the matrix products in bfloat16 and keeps parameters and densities in float32."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the recorded step; `auto` where the planned steps repay it."""
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: Annotated[str, AfterValidator(_device), WithJsonSchema({"type": "string", "pattern": DEVICE})] = "auto"
     """`auto` takes a GPU where there is one."""
     checkpoint_every: Count = 1
     """Epochs between checkpoints."""
@@ -133,13 +148,13 @@ class Experiment(Spec):
     @model_validator(mode="after")
     def _parts_fit(self) -> "Experiment":
         longest, epochs = self.objective.longest(), self.training.epochs
-        if longest > epochs:
-            raise ValueError(
-                f"objective.warmup_epochs={longest:g}: is longer than training (training.epochs={epochs}), "
-                "so that beta would never be reached; shorten it or train longer"
-            )
         declared = self.data.declared()
         problems = [] if declared is None else misfits(self, declared)
+        if longest > epochs:
+            problems.append(
+                f"objective.warmup_epochs={longest:g}: is longer than training (training.epochs={epochs}), "
+                "so that beta would never be reached; shorten it or train longer."
+            )
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -167,10 +182,9 @@ def _label_misfits(experiment: Experiment, data: Declared | Data) -> list[str]:
         if label.observed == "never":
             continue
         if name not in known:
-            has = f"it has: {', '.join(known)}" if known else "it has no labels; remove the label site"
+            has = f"It has: {', '.join(known)}" if known else "It has no labels; remove the label site"
             found.append(
-                f"variant.labels.{name}: {data.name!r} has no attribute of that name.{did_you_mean(name, known)} "
-                f"Of attributes {has}."
+                f"variant.labels.{name}: {data.name!r} has no attribute of that name.{did_you_mean(name, known)} {has}."
             )
         elif label.classes < known[name]:
             found.append(
@@ -254,13 +268,12 @@ def _source_tree(source: str) -> Tree:
         text = (resources.files("pyro_vae") / "variants" / f"{source}.yaml").read_text()
         return parse_yaml(text, source)
     path = Path(source)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        if not path.exists():
+    if path.suffix in (".yaml", ".yml") or os.path.isfile(source):
+        if not os.path.exists(source):  # Path.exists raises where the name is too long
             raise DeclarationError([f"{source}: there is no such file; `pyro-vae list` names what comes along."])
         return read_yaml(path)
-    raise DeclarationError(
-        [f"{source!r}: no variant of that name and no file.{did_you_mean(source, named())} Known: {', '.join(named())}."]
-    )
+    hint, known = did_you_mean(source, named()), ", ".join(named())
+    raise DeclarationError([f"{source!r}: no variant of that name and no file.{hint} Known: {known}."])
 
 
 def dump(experiment: Experiment) -> str:

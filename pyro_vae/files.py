@@ -11,12 +11,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pyro_vae.specs import DeclarationError, OneOf, Part, Spec
+from pyro_vae.specs import DeclarationError, OneOf, Spec, did_you_mean
 
 MAX_BYTES = 1_000_000
 
@@ -43,8 +43,7 @@ def parse_yaml(text: str, name: str) -> Tree:
     """The mapping that a YAML text holds; `name` is what errors call it."""
     yaml = YAML(typ="safe", pure=True)
     try:
-        if any(getattr(event, "anchor", None) for event in yaml.parse(io.StringIO(text))):
-            raise DeclarationError([f"{name}: anchors and aliases (& and *) are not used here; write it out."])
+        events = list(yaml.parse(io.StringIO(text)))
         tree = yaml.load(text)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -53,6 +52,10 @@ def parse_yaml(text: str, name: str) -> Tree:
         raise DeclarationError([f"{name}:{where} no valid YAML: {problem}."]) from None
     except (ValueError, RecursionError) as error:
         raise DeclarationError([f"{name}: no valid YAML: {error}."]) from None
+    if any(getattr(event, "anchor", None) for event in events):
+        raise DeclarationError([f"{name}: anchors and aliases (& and *) are not used here; write it out."])
+    if any(getattr(event, "version", None) for event in events):
+        raise DeclarationError([f"{name}: %YAML directives are not used here; remove the line."])
     if tree is None:
         return {}
     if not isinstance(tree, Mapping):
@@ -96,20 +99,25 @@ def override(tree: Tree, assignments: Iterable[str], root: type[Spec]) -> Tree:
 
     A first key that is no field of `root` but one of its `variant` means that: `latent.dim=2` is
     `variant.latent.dim=2`. A value that is JSON is read as JSON, a number as a number, else it is a string.
-    Changing which part a field holds drops the fields of the other part.
+    A mapping changes the keys that it names. Changing which part a field holds drops the fields of the other part.
 
     Raises:
         DeclarationError: an assignment has no `=`, or its path runs into a value that has no fields.
     """
     result, problems = json.loads(json.dumps(tree)), []
+    variant = _spec(root, "variant")
+    short = tuple(variant.model_fields) if variant else ()
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
-        if not equals or not key.strip():
+        if not equals or not all(key.strip().split(".")):
             problems.append(f"{assignment!r}: must be key=value, like training.epochs=20.")
             continue
         path = key.strip().split(".")
-        variant = root.model_fields.get("variant")
-        if path[0] not in root.model_fields and variant and path[0] in variant.annotation.model_fields:  # type: ignore[union-attr]
+        if path[0] not in root.model_fields:
+            if path[0] not in short:
+                known = (*root.model_fields, *short)
+                problems.append(f"{key}: unknown key.{did_you_mean(path[0], known)} Known: {', '.join(known)}.")
+                continue
             path.insert(0, "variant")
         problem = _assign(result, path, _value(text.strip(), key, problems), root)
         if problem:
@@ -144,44 +152,57 @@ def _assign(tree: Tree, path: list[str], value: Any, root: type[Spec]) -> str | 
     owner: type[Spec] | None = root
     node: Any = tree
     for i, key in enumerate(path):
-        choice = _choice(owner, key)
-        last = i == len(path) - 1
-        if choice is not None and not last and path[i + 1] == choice.table.base.word:
-            value, last = {path[i + 1]: value}, True
-        if last and choice is not None and isinstance(value, str):
-            value = {choice.table.base.word: value}
-        if last:
-            if isinstance(value, dict) and isinstance(node.get(key), dict) and choice is not None:
-                # The treatment common to all parts of the table stays, what belonged to the other part goes.
-                word = choice.table.base.word
-                same = value.get(word, node[key].get(word)) == node[key].get(word)
-                kept = node[key] if same else {k: v for k, v in node[key].items() if k in choice.table.base.model_fields}
-                value = {**kept, **value}
-            node[key] = value
+        choice, spec = _choice(owner, key), _spec(owner, key)
+        left = path[i + 1 :]
+        if choice is not None and left == [choice.table.base.word]:
+            value, left = {left[0]: value}, []
+        if not left:
+            node[key] = _changed(node.get(key), value, choice, spec)
             return None
-        if isinstance(node.get(key), str) and choice is not None:
-            node[key] = {choice.table.base.word: node[key]}
-        child = node.setdefault(key, {})
-        if child is None:
-            child = node[key] = {}
+        child = node[key] = {} if node.get(key) is None else _written_out(node[key], choice, spec)
         if not isinstance(child, dict):
             return f"{'.'.join(path)}: {'.'.join(path[: i + 1])} is {json.dumps(child)} and has no {path[i + 1]!r}."
-        owner, node = _owner(owner, key, child, choice), child
+        part = choice and choice.table.find(str(child.get(choice.table.base.word, choice.default)))
+        owner, node = part or spec, child
     return None
+
+
+def _changed(old: Any, new: Any, choice: OneOf | None, spec: type[Spec] | None) -> Any:
+    """The new value of a field: a mapping changes the keys that it names, where the part stays the same.
+
+    If the part changes, the fields common to all parts of the table stay; the others belonged to the other part.
+    """
+    old, new = _written_out(old, choice, spec), _written_out(new, choice, spec)
+    if not (isinstance(old, dict) and isinstance(new, dict) and (choice or spec)):
+        return new
+    if choice is not None:
+        word = choice.table.base.word
+        current = old.get(word, choice.default)
+        if new.get(word, current) != current:
+            old = {key: value for key, value in old.items() if key in choice.table.base.model_fields}
+    return {**old, **new}
+
+
+def _written_out(value: Any, choice: OneOf | None, spec: type[Spec] | None) -> Any:
+    """A bare word as the mapping that it is short for, anything else as it is."""
+    word = choice.table.base.word if choice else "kind" if spec and "kind" in spec.model_fields else None
+    return {word: value} if word and isinstance(value, str) else value
+
+
+def _annotations(owner: type[Spec] | None, key: str) -> tuple[Any, ...]:
+    """The annotations of a field of a spec, those inside `X | None` and `OneOrMore[X]` included."""
+    field = owner.model_fields.get(key) if owner else None
+    if field is None or get_origin(field.annotation) is dict:
+        return ()
+    inside = get_args(field.annotation)
+    return (field.annotation, *field.metadata, *inside, *(note for item in inside for note in get_args(item)))
 
 
 def _choice(owner: type[Spec] | None, key: str) -> OneOf | None:
     """The table that a field of a spec chooses from, if it does."""
-    field = owner.model_fields.get(key) if owner else None
-    return next((item for item in field.metadata if isinstance(item, OneOf)), None) if field else None
+    return next((item for item in _annotations(owner, key) if isinstance(item, OneOf)), None)
 
 
-def _owner(owner: type[Spec] | None, key: str, child: Tree, choice: OneOf | None) -> type[Spec] | None:
-    """The spec class of a field's value."""
-    if choice is not None:
-        word = choice.table.base.word
-        part: type[Part] | None = choice.table.find(str(child.get(word, choice.default)))
-        return part
-    field = owner.model_fields.get(key) if owner else None
-    kind = field.annotation if field else None
-    return kind if isinstance(kind, type) and issubclass(kind, Spec) else None
+def _spec(owner: type[Spec] | None, key: str) -> type[Spec] | None:
+    """The spec class of a field's value, if that is one and no part."""
+    return next((item for item in _annotations(owner, key) if isinstance(item, type) and issubclass(item, Spec)), None)

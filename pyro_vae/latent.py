@@ -5,7 +5,8 @@ is `sum`), so that every draw is one of (y, z) jointly.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
@@ -46,12 +47,8 @@ class Codes(NamedTuple):
 
 def chunks(batch: Batch, size: int) -> Iterator[Batch]:
     """Consecutive parts of a batch, `size` data each."""
-
-    def cut(tensor: Tensor | None, start: int) -> Tensor | None:
-        return None if tensor is None else tensor[start : start + size]
-
     for start in range(0, batch.size, size):
-        yield Batch(*(cut(tensor, start) for tensor in batch[:4]))
+        yield batch.map(itemgetter(slice(start, start + size)))
 
 
 def data_per_chunk(vae: VAE, num_particles: int, most: int = 512) -> int:
@@ -80,13 +77,14 @@ def draw_posterior(vae: VAE, batch: Batch, num_draws: int) -> Draws:
         p_x = d.p["x"].fn
         x_mean, x = _mean(p_x), p_x.sample()
     shape = (num_draws, batch.size)
-    log_q = sum(site.log_prob for name, site in d.q.items() if name in vae.variant.layers)
+    log_q: Any = sum(site.log_prob for name, site in d.q.items() if name in vae.variant.layers)
+    log_p: Any = sum(site.log_prob for site in d.p.values())
     y = {name: _pick(values.expand(-1, *shape), cell) for name, values in label_cells(vae).items()}
-    log_y = sum(d.q[name].log_prob for name in d.labels) if vae.variant.rule == "guide" else _cell_log_prob(d)
+    log_y: Any = sum(d.q[name].log_prob for name in d.labels) if vae.variant.rule == "guide" else _cell_log_prob(d)
     return Draws(
         {name: _pick(d.q[name].value, cell, 1) for name in vae.variant.layers},
         y,
-        _pick(sum(site.log_prob for site in d.p.values()), cell).expand(shape),
+        _pick(log_p, cell).expand(shape),
         _pick(log_q + log_y if d.labels else log_q, cell).expand(shape),
         _pick(x_mean, cell, len(vae.shape.x)),
         _pick(x, cell, len(vae.shape.x)),
@@ -164,7 +162,7 @@ def sample(vae: VAE, num: int, y: Tensor | None = None, given: Tensor | None = N
     """
     batch = Batch(None, y=y, given=given, n=num)
     with unvalidated():
-        trace = poutine.trace(vae.model).get_trace(batch)
+        trace: Any = poutine.trace(vae.model).get_trace(batch)
     top = trace.nodes[list(vae.variant.layers)[-1]]["value"]
     return trace.nodes["x"]["value"], _mean(trace.nodes["x"]["fn"]), top
 
@@ -173,5 +171,5 @@ def sample(vae: VAE, num: int, y: Tensor | None = None, given: Tensor | None = N
 def draw_prior(vae: VAE, num: int, given: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
     """Draws of every latent (num, D) and of the data generated from them (num, *event)."""
     with unvalidated():
-        trace = poutine.trace(vae.model).get_trace(Batch(None, n=num, given=given))
+        trace: Any = poutine.trace(vae.model).get_trace(Batch(None, n=num, given=given))
     return {name: trace.nodes[name]["value"] for name in vae.variant.layers}, trace.nodes["x"]["value"]

@@ -107,6 +107,10 @@ class BernoulliLikelihood(nn.Module):
 class ContinuousBernoulli(Likelihood):
     """p(x | z) = prod_i C(D_i) D_i^x_i (1 - D_i)^(1 - x_i) on [0, 1], normalised by C.
 
+    C grows without bound as D goes to 0 or 1. torch takes it of a D that is kept one rounding unit away from
+    both, so that beyond |logit D| = 16 (in float32) the density integrates to a little less than one: log p is
+    then bounded, and too low, never too high.
+
     References:
         The continuous Bernoulli: fixing a pervasive error in variational autoencoders
         (Loaiza-Ganem & Cunningham, 2019).
@@ -195,7 +199,7 @@ class NormalLikelihood(nn.Module):
     def initialise(self, x: Tensor) -> None:
         """Start a learned sigma^2 at the variance of the data x (N, *event), where Adam finds it soon."""
         if self.log_variance is not None:
-            variance = x.var() if self.log_variance.dim() == 0 else x.var(0)
+            variance = x.var(correction=0) if self.log_variance.dim() == 0 else x.var(0, correction=0)
             self.log_variance.copy_((variance - self.min_scale**2).clamp_min(1e-8 + self.min_scale**2).log())
 
 

@@ -199,6 +199,19 @@ class Conv(Network):
         """Padding on each side."""
         return (self.kernel - 1) // 2
 
+    def image(self, shape: Shape) -> tuple[int, int, int]:
+        """Channels, rows and columns of the data.
+
+        Raises:
+            DeclarationError: the data are no images.
+        """
+        if len(shape.x) != 3:
+            raise DeclarationError(
+                [f"kind='conv': data must be images (channels, rows, columns), and these are {shape.x}; use 'mlp'."]
+            )
+        channels, rows, columns = shape.x
+        return channels, rows, columns
+
     def sizes(self, size: tuple[int, int], strides: tuple[int, ...]) -> list[tuple[int, int]]:
         """Rows and columns of the image and after each layer down.
 
@@ -238,7 +251,7 @@ class ConvBody(nn.Module):
 
     def __init__(self, spec: Conv, shape: Shape) -> None:
         super().__init__()
-        channels, rows, columns = shape.x
+        channels, rows, columns = spec.image(shape)
         rows, columns = spec.sizes((rows, columns), spec.layer_strides())[-1]
         self.masked = shape.masked
         width = 2 * channels if shape.masked else channels
@@ -265,7 +278,7 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, spec: Conv, inputs: int, shape: Shape, outputs: int) -> None:
         super().__init__()
-        channels, rows, columns = shape.x
+        channels, rows, columns = spec.image(shape)
         strides, padding = spec.layer_strides(), spec.padding()
         sizes = spec.sizes((rows, columns), strides[::-1])[::-1]  # smallest first: the encoder's way back
         self.event = (outputs, *shape.x)

@@ -7,7 +7,7 @@ graph. `terms` holds, per datum (B,): the ELBO at beta = 1, its two halves (elbo
 and log q of each site, and the KL of each latent dimension (B, D).
 """
 
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import pyro.distributions as dist
 from pydantic import Field
@@ -125,7 +125,7 @@ def _integrable(vae: VAE, name: str) -> bool:
     return vae.variant.guide.order == "top_down" or name == list(vae.variant.layers)[-1]
 
 
-def _kl(q: dist.Distribution, p: dist.Distribution) -> tuple[Tensor | None, Tensor | None]:
+def _kl(q: Any, p: Any) -> tuple[Tensor | None, Tensor | None]:
     """Closed-form KL, in total and per dimension, None where the pair has none."""
     try:
         if _factorised(q) and _factorised(p):
@@ -140,7 +140,7 @@ def _factorised(fn: dist.Distribution) -> bool:
     return isinstance(fn, dist.Independent) and fn.reinterpreted_batch_ndims == 1 and not fn.base_dist.event_shape
 
 
-def _sampled_per_dim(q: dist.Distribution, p: dist.Distribution, z: Tensor) -> Tensor | None:
+def _sampled_per_dim(q: Any, p: Any, z: Tensor) -> Tensor | None:
     if not (_factorised(q) and _factorised(p)):
         return None
     return q.base_dist.log_prob(z) - p.base_dist.log_prob(z)

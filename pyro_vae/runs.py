@@ -1,11 +1,11 @@
 """Runs: a directory that holds one training, and everything that is done with it.
 
-    DIR/experiment.yaml    the declaration, every default filled in
-    DIR/environment.json   versions, machine, command, what was decided
-    DIR/metrics.jsonl      one JSON object a line
-    DIR/checkpoints/       safetensors, newest and best
-    DIR/result.json        the result card
-    DIR/posterior.nc       draws as an ArviZ DataTree, once asked for
+DIR/experiment.yaml    the declaration, every default filled in
+DIR/environment.json   versions, machine, command, what was decided
+DIR/metrics.jsonl      one JSON object a line
+DIR/checkpoints/       safetensors, newest and best
+DIR/result.json        the result card
+DIR/posterior.nc       draws as an ArviZ DataTree, once asked for
 """
 
 import json
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 PARTS = ("train", "validation", "test")
 PACKAGES = ("pyro_vae", "torch", "pyro-ppl", "arviz", "numpy", "pydantic")
 IMPORTANCE_SAMPLES = 1000
+INITIAL_DATA = 10_000
+"""Training data that a data-dependent start looks at, at most."""
 
 
 class Run:
@@ -153,7 +155,7 @@ class Run:
                 [f"observations={beyond or indices}: the {part} data are numbered from 0 to {whole.size - 1}."]
             )
         at = torch.tensor(indices, device=device)
-        return Batch(*(None if tensor is None else tensor[at] for tensor in whole[:4]))
+        return whole.map(lambda tensor: tensor[at])
 
     def read(self, path: Path | str) -> Batch:
         """A file of the user's own data, treated as the training data were.
@@ -210,7 +212,7 @@ class Run:
     def score(
         self, batch: Batch, num_samples: int = IMPORTANCE_SAMPLES, progress: Callable[[int], object] = lambda n: None
     ) -> Scores:
-        """log p(x) per datum by importance sampling, with Monte Carlo standard error and k-hat."""
+        """Log p(x) per datum by importance sampling, with Monte Carlo standard error and k-hat."""
         if not self.experiment.variant.normalized:
             raise DeclarationError([f"{self.directory}: {why_unnormalized(self.experiment)}; there is no log p(x)."])
         with self._seeded():
@@ -249,6 +251,7 @@ class Run:
             given = None if batch.given is None else batch.given[:1].expand(num_draws, -1)
             prior, generated = latent.draw_prior(self.vae, num_draws, given)
         columns = [] if batch.y is None else batch.y.reshape(batch.size, -1).unbind(-1)
+        assert batch.x is not None  # noqa: S101 - a batch of data
         tree = inference_data.posterior_tree(
             latents=draws.z,
             x_replicated=draws.x,
@@ -337,7 +340,7 @@ def train(
     if start_from is not None:
         _start_from(vae, start_from)
     else:
-        vae.initialise(prepared(loaded, "train", experiment, device).x[:10_000])
+        _initialise(vae, loaded, experiment, device)
     folder = _new_directory(out, name)
     compiled, reason = decide_compile(experiment, loaded, device)
     write_text(folder / "experiment.yaml", dump(experiment))
@@ -369,7 +372,7 @@ def resume(
     vae = build(run.experiment, run.data, device)
     if newest is None:
         compiled = decide_compile(run.experiment, run.data, device)[0]
-        vae.initialise(prepared(run.data, "train", run.experiment, device).x[:10_000])
+        _initialise(vae, run.data, run.experiment, device)
     else:
         compiled = json.loads((newest / "state.json").read_text())["compiled"]
     trainer = Trainer(run.experiment, run.data, vae, run.directory, compiled, quiet)
@@ -403,6 +406,13 @@ def progress_bar(total: int, text: str, quiet: bool) -> Callable[[int], object]:
             bar.close()
 
     return forward
+
+
+def _initialise(vae: VAE, data: Data, experiment: Experiment, device: torch.device) -> None:
+    """Start what knows a data-dependent start from some of the training data."""
+    x = prepared(data, "train", experiment, device).x
+    if x is not None:
+        vae.initialise(x[:INITIAL_DATA])
 
 
 def _start_from(vae: VAE, source: Run | Path | str) -> None:

@@ -13,9 +13,10 @@ read the tables, so that adding a part is one class and one line in its file.
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
-from typing import Annotated, Any, ClassVar, Self, cast
+from typing import Annotated, Any, ClassVar, Self, cast, get_args
 
 from pydantic import (
     BaseModel,
@@ -82,6 +83,17 @@ class Spec(BaseModel):
             items = [_hinted(item, cls) for item in error.errors()]
             raise ValidationError.from_exception_data(cls.__name__, items) from None
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The mapping, or the bare word where the spec has a kind."""
+        found = handler(schema)
+        kind = cls.model_fields.get("kind")
+        if kind is None or issubclass(cls, Part):  # a field that holds a part knows all words of its table
+            return found
+        return {"anyOf": [{"enum": list(get_args(kind.annotation))}, found]}
+
     def tree(self) -> dict[str, Any]:
         """The spec as plain dicts, lists and scalars, every default filled in."""
         return json.loads(self.model_dump_json())
@@ -110,18 +122,18 @@ type OneOrMore[T] = Annotated[
 ]
 
 
-class Table(Mapping[str, type[Part]]):
+class Table[P: Part](Mapping[str, type[P]]):
     """The parts of one kind, in order: word -> spec class."""
 
-    def __init__(self, noun: str, base: type[Part], *parts: type[Part]) -> None:
+    def __init__(self, noun: str, base: type[P], *parts: type[P]) -> None:
         """Make the table of `noun`, whose parts all derive from the abstract spec `base`."""
         self.noun, self.base = noun, base
-        self._parts: dict[str, type[Part]] = {}
+        self._parts: dict[str, type[P]] = {}
         self._loaded = False
         for part in parts:
             self.add(part)
 
-    def add(self, part: type[Part]) -> None:
+    def add(self, part: type[P]) -> None:
         """Add a part under its word.
 
         Raises:
@@ -137,7 +149,7 @@ class Table(Mapping[str, type[Part]]):
             raise TypeError(f"{self.noun} {field.default!r} is taken by {taken.__module__}.{taken.__name__}.")
         self._parts[field.default] = part
 
-    def find(self, word: str) -> type[Part] | None:
+    def find(self, word: str) -> type[P] | None:
         """The part called `word`; installed packages are asked the first time a word is unknown."""
         if word not in self._parts and not self._loaded:
             self._loaded = True
@@ -147,7 +159,7 @@ class Table(Mapping[str, type[Part]]):
                     self.add(part)
         return self._parts.get(word)
 
-    def __getitem__(self, word: str) -> type[Part]:
+    def __getitem__(self, word: str) -> type[P]:
         part = self.find(word)
         if part is None:
             raise KeyError(word)
@@ -196,10 +208,12 @@ class OneOf:
         )
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """The union of the table's parts, or the bare word."""
-        words = list(self.table)
-        options = [handler(part.__pydantic_core_schema__) for part in self.table.values()]
-        return {"anyOf": [{"enum": words}, *options], "default": self.default}
+        """The union of the table's parts, or the bare word; only the default part can leave out its word."""
+        options = [
+            handler(part.__pydantic_core_schema__) | ({} if word == self.default else {"required": [part.word]})
+            for word, part in self.table.items()
+        ]
+        return {"anyOf": [{"enum": list(self.table)}, *options], "default": self.default}
 
 
 def _words(table: Table) -> str:
@@ -219,33 +233,63 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def explain(error: ValidationError) -> list[str]:
     """One line per mistake: dotted field, value, what is allowed, what to do.
 
-    A field that takes several types fails once for each; those are one mistake and become one line.
+    A field that takes several types fails once for each; those are one mistake and become one line. A model
+    validator of a spec says `field=value: ...`, a line per mistake; the field gets its dots here.
     """
-    mistakes: dict[tuple[str, str], list[str]] = {}
+    mistakes: dict[str, list[str]] = {}
     for item in error.errors():
         path = ".".join(str(name) for name in item["loc"] if not _names_a_type(name))
-        written = item["type"] in ("part", "extra_forbidden", "value_error", "missing")
-        value = "" if written else "=" + json.dumps(item["input"], default=str)
-        message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        message = "is required; give it a value." if item["type"] == "missing" else message
-        mistakes.setdefault((path, value), []).append(message.rstrip("."))
-    return [
-        f"{path}{value}: {' or '.join(dict.fromkeys(messages))}.".removeprefix(": ")
-        for (path, value), messages in mistakes.items()
-    ]
+        if item["type"] in ("part", "extra_forbidden", "value_error", "missing"):  # these say the value themselves
+            for line in _said(item).splitlines():
+                between = "." if path and re.match(r"\w+[.=:\[]", line) else ": "
+                mistakes[f"{path}{between}{line}".removeprefix(": ")] = []
+        else:
+            mistakes.setdefault(f"{path}={_shown(item['input'])}: must ", []).append(_said(item).removeprefix("must "))
+    lines = [start + " or ".join(dict.fromkeys(ends)).replace(" or be ", " or ") for start, ends in mistakes.items()]
+    return [line.rstrip(".") + "." for line in lines]
+
+
+_WORDS = {
+    "Value error, ": "",
+    "Input should": "must",
+    "Tuple should": "must",
+    " after validation": "",
+    "a valid tuple": "a list",
+    "a valid dictionary": "a mapping",
+    "a valid integer": "an integer",
+    "a valid ": "a ",
+}
+"""What pydantic says -> what the author of a YAML file would."""
+
+
+def _said(item: ErrorDetails) -> str:
+    if item["type"] == "missing":
+        return "is required; give it a value"
+    message = item["msg"]
+    for old, new in _WORDS.items():
+        message = message.replace(old, new)
+    return message
+
+
+def _shown(value: Any) -> str:
+    """A value as JSON, cut where it is long."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _names_a_type(name: int | str) -> bool:
     """Whether an element of pydantic's location is the branch of a union, which no user wrote."""
-    return isinstance(name, str) and ("[" in name or name in ("int", "float", "bool", "str", "none"))
+    branches = ("int", "float", "bool", "str", "none")
+    return isinstance(name, str) and ("[" in name or name.startswith("constrained-") or name in branches)
 
 
 def _hinted(item: ErrorDetails, owner: type[Spec]) -> InitErrorDetails:
-    """The same error with its final text; an unknown key of `owner` itself also gets the known ones."""
-    message = item["msg"]
+    """The same error with its final text; where it is about the keys of `owner` itself, with the known ones."""
+    message, fields = item["msg"], list(owner.model_fields)
     if item["type"] == "extra_forbidden" and len(item["loc"]) == 1:
-        fields = list(owner.model_fields)
         hint = did_you_mean(str(item["loc"][0]), fields)
         message = f"unknown key.{hint} {owner.__name__} has: {', '.join(fields)}."
+    elif item["type"] == "model_type" and not item["loc"]:
+        message = f"must be a mapping of: {', '.join(fields)}"
     kind = PydanticCustomError(cast(Any, item["type"]), "{text}", {"text": message})
     return InitErrorDetails(type=kind, loc=item["loc"], input=item["input"])

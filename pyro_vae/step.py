@@ -21,12 +21,13 @@ References:
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pyro_vae.capture import Program
+from pyro_vae.experiment import Optimizer
 from pyro_vae.objectives import Terms
 from pyro_vae.vae import Batch
 
@@ -34,15 +35,6 @@ METRICS = ("loss", "elbo", "reconstruction", "kl")
 """What is summed over the epoch, per step, after the number of applied steps."""
 ALIGNMENT = 16
 """Parameters start at multiples of 64 bytes (float32) in the flat vector, as fast matrix products want."""
-
-
-class AdamSettings(Protocol):
-    """What the update reads of an optimiser's declaration."""
-
-    kind: str
-    betas: tuple[float, ...]
-    eps: float
-    weight_decay: float
 
 
 class Layout:
@@ -66,10 +58,7 @@ class Layout:
     def unflatten(self, flat: Tensor) -> list[Tensor]:
         """Views of the vector in the parameters' shapes."""
         pieces = flat.split(self.padded)
-        return [
-            piece[:size].view(shape)
-            for piece, size, shape in zip(pieces, self.sizes, self.shapes, strict=True)
-        ]
+        return [piece[:size].view(shape) for piece, size, shape in zip(pieces, self.sizes, self.shapes, strict=True)]
 
 
 @dataclass
@@ -152,9 +141,7 @@ def fetch(data: Resident, indices: Tensor, prepare: Prepare) -> Batch:
     return Batch(prepare(data.x.index_select(0, indices)), take(data.y), take(data.mask), take(data.given))
 
 
-def make_step(
-    program: Program, layout: Layout, prepare: Prepare, adam: AdamSettings, clip_norm: float | None
-) -> Step:
+def make_step(program: Program, layout: Layout, prepare: Prepare, adam: Optimizer, clip_norm: float | None) -> Step:
     """Build the step around a program.
 
     Args:
@@ -188,7 +175,7 @@ def make_step(
     return step
 
 
-def update(state: State, gradient: Tensor, rate: Tensor, adam: AdamSettings, finite: Tensor) -> None:
+def update(state: State, gradient: Tensor, rate: Tensor, adam: Optimizer, finite: Tensor) -> None:
     """Apply one step of Adam or AdamW if `finite`."""
     theta, (b1, b2) = state.parameters, adam.betas
     if adam.weight_decay and adam.kind == "adam":

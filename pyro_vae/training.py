@@ -7,6 +7,7 @@ the same versions and number of threads.
 
 import json
 import logging
+import os
 import shutil
 import signal
 import threading
@@ -135,8 +136,6 @@ def decide_compile(experiment: Experiment, data: Data, device: torch.device) -> 
 
 
 def _has_compiler() -> bool:
-    import os
-
     return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++"))
 
 
@@ -153,7 +152,8 @@ def resident(split: Split, experiment: Experiment, device: torch.device) -> Resi
     dtype = DTYPES[experiment.training.precision]
     given = None if split.given is None else split.given.to(dtype)
     x = split.x if split.x.dtype == torch.uint8 else split.x.to(dtype)
-    return Resident(*(None if part is None else part.to(device) for part in (x, y, split.mask, given)))
+    parts = (x, y, split.mask, given)
+    return Resident(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
 
 
 class Trainer:
@@ -222,7 +222,9 @@ class Trainer:
         with same_random_state(self.device):
             torch.manual_seed(self.experiment.seed)
             indices = torch.arange(len(self.data.validation), device=self.device)
-            return [fetch(data, chunk, self.prepare) for chunk in indices.split(VALIDATION_BATCH)] if len(indices) else []
+            return (
+                [fetch(data, chunk, self.prepare) for chunk in indices.split(VALIDATION_BATCH)] if len(indices) else []
+            )
 
     def plan(self, epoch: int) -> Plan:
         """Order, learning rates and weights of an epoch (from 0): a function of the declaration alone."""
@@ -288,7 +290,12 @@ class Trainer:
         write_metrics(self.folder, rows)
         bar.set_postfix({rows[-1].split: f"{rows[-1].loss:.2f}"}, refresh=False)
         better = self._early_stopping(rows[-1])
-        if better or progress.stopped or progress.epoch % training.checkpoint_every == 0 or progress.epoch == training.epochs:
+        if (
+            better
+            or progress.stopped
+            or progress.epoch % training.checkpoint_every == 0
+            or progress.epoch == training.epochs
+        ):
             self.save()
 
     def _raise_on_fault(self, plan: Plan) -> None:
@@ -310,9 +317,13 @@ class Trainer:
         beta = plan.weights["beta"][-1].item() if "beta" in plan.weights else None
         return self._metrics("train", values, plan.learning_rates[-1].item(), beta)
 
-    def _metrics(self, split: str, values: dict[str, float], rate: float | None = None, beta: float | None = None) -> Metrics:
+    def _metrics(
+        self, split: str, values: dict[str, Any], rate: float | None = None, beta: float | None = None
+    ) -> Metrics:
         if not self.experiment.variant.normalized:
-            values = values | {"elbo": None, "kl": None}
+            values = values | {"elbo": None}
+        if not self.experiment.variant.guide.density:
+            values = values | {"kl": None}
         progress = self.progress
         return Metrics(
             progress.step, progress.epoch, split, **values, seconds=progress.seconds, learning_rate=rate, beta=beta
@@ -325,7 +336,7 @@ class Trainer:
             return []
         weights = self.experiment.objective.weights(float(self.progress.epoch))
         tensors = {name: self.train_data.x.new_tensor(v, dtype=torch.float64) for name, v in weights.items()}
-        sums, self_training = torch.zeros(len(METRICS), dtype=torch.float64, device=self.device), self.objective.training
+        sums = torch.zeros(len(METRICS), dtype=torch.float64, device=self.device)
         self.objective.eval()
         with same_random_state(self.device), unvalidated():
             torch.manual_seed(self.experiment.seed)
@@ -333,7 +344,7 @@ class Trainer:
                 loss, terms = self.objective(batch, tensors)
                 means = [loss, *(getattr(terms, name).mean() for name in METRICS[1:])]
                 sums += torch.stack([mean.to(torch.float64) for mean in means]) * batch.size
-        self.objective.train(self_training)
+        self.objective.train()
         means = (sums / len(self.data.validation)).tolist()
         return [self._metrics("validation", dict(zip(METRICS, means, strict=True)))]
 
@@ -439,7 +450,7 @@ def signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield caught
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def handler(number: int, frame: FrameType | None) -> None:
         caught.append(number)

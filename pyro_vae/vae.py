@@ -8,10 +8,11 @@ log p(x, y, z) - log q(z | x, y), per datum, in nats, unscaled.
 Only this file says `pyro.sample`; every part returns a distribution.
 """
 
+import functools
 import math
 import uuid
-from collections.abc import Callable, Collection, Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Literal, NamedTuple, cast
 
 import pyro
 import pyro.distributions as dist
@@ -56,6 +57,11 @@ class Batch(NamedTuple):
             raise ValueError("Batch(x=None) generates: say how many data, Batch(x=None, n=16).")
         return self.n
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with a function applied to each of its tensors."""
+        tensors = (None if tensor is None else function(tensor) for tensor in self[:4])
+        return Batch(*tensors)  # type: ignore[arg-type]
+
 
 class Site(NamedTuple):
     """One random variable of a trace: its distribution, value and log_prob (broadcasts to (C, K, B), nats)."""
@@ -75,20 +81,18 @@ class Densities(NamedTuple):
 
     @property
     def log_w(self) -> Tensor:
-        """log p(x, y, z) - log q(z | x, y), (C, K, B) or (K, B), nats."""
+        """The log importance weight log p(x, y, z) - log q(z | x, y), (C, K, B) or (K, B), nats."""
         log_q = [site.log_prob for name, site in self.q.items() if name not in self.labels]
         return _total(site.log_prob for site in self.p.values()) - _total(log_q)
 
 
-def _total(terms: "Collection[Tensor] | object") -> Tensor:
-    total: Tensor | float = 0.0
-    for term in terms:  # type: ignore[attr-defined]
-        total = total + term
-    return total  # type: ignore[return-value]
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    """Sum of tensors that broadcast; there is always at least one site."""
+    return functools.reduce(torch.add, terms)
 
 
 def one_hot(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """Indicator (..., classes) of y (...); all zero where y is -1. (`F.one_hot` reads values, this records.)"""
+    """Indicator (..., classes) of y (...), all zero where y is -1; unlike `F.one_hot` it can be recorded."""
     return (y[..., None] == torch.arange(classes, device=y.device)).to(dtype)
 
 
@@ -137,7 +141,7 @@ class VAE(nn.Module):
             self.priors[name] = variant.priors[name].build(dim, above and above[1], shape)
         self.likelihood = variant.likelihood.build(variant.decoder, layers[0][1], shape)
         self.body = variant.encoder.body(shape)
-        features = self.body.features
+        features = cast(int, self.body.features)
         self.classifiers = nn.ModuleDict(
             {name: Classifier(features, s.classes) for name, s in variant.missing.items() if s.rule == "guide"}
         )
@@ -151,7 +155,10 @@ class VAE(nn.Module):
 
     def forward(self, program: Program, batch: Batch, offsets: Mapping[str, Tensor] | None = None) -> Tensor | None:
         """Run a program by name, so that `functional_call` can swap the parameters under it."""
-        return self.model(batch) if program == "model" else self.guide(batch, offsets)
+        if program == "model":
+            return self.model(batch)
+        self.guide(batch, offsets)
+        return None
 
     def model(self, batch: Batch) -> Tensor:
         """The generative story: p(y), p(z_L | y), ..., p(x | z_1, y)."""
@@ -234,19 +241,19 @@ class VAE(nn.Module):
             start(x)
 
 
-def _given_label(name: str, fn: dist.Distribution, known: Tensor | None, guide: bool) -> Tensor:
+def _given_label(name: str, fn: Any, known: Tensor | None, guide: bool) -> Tensor:
     """A label that comes with the datum: conditioned on, never scored; drawn from p(y) when generating."""
     if known is not None:
         # Masked out of the density: the joint is p(x, z | y).
-        return known if guide else pyro.sample(name, fn.mask(False), obs=known)
+        return known if guide else pyro.sample(name, fn.mask(mask=False), obs=known)
     if guide:
         raise ValueError(f"labels.{name} is observed always: the guide needs it, Batch(x, y=...).")
     return pyro.sample(name, fn)
 
 
-def _missing_label(name: str, fn: dist.Distribution, known: Tensor | None, guide: bool) -> Tensor:
+def _missing_label(name: str, fn: Any, known: Tensor | None, guide: bool) -> Tensor:
     """A label that can be missing: enumerable; known ones are certain in the guide and a constraint in the model."""
-    infer = {"enumerate": "parallel"}
+    infer: Any = {"enumerate": "parallel"}
     if known is None:
         return pyro.sample(name, fn, infer=infer)
     is_known = known >= 0
@@ -254,7 +261,8 @@ def _missing_label(name: str, fn: dist.Distribution, known: Tensor | None, guide
         logits = fn.logits
         hit = known[..., None] == torch.arange(logits.shape[-1], device=logits.device)
         certain = torch.where(hit, torch.zeros_like(logits), torch.full_like(logits, IMPOSSIBLE))
-        return pyro.sample(name, dist.Categorical(logits=torch.where(is_known[..., None], certain, logits)), infer=infer)
+        fn = dist.Categorical(logits=torch.where(is_known[..., None], certain, logits))
+        return pyro.sample(name, fn, infer=infer)
     value = pyro.sample(name, fn, infer=infer)
     wrong = is_known & (value != known)
     pyro.factor(f"{name}_known", torch.where(wrong, IMPOSSIBLE, 0.0).to(fn.logits.dtype))
@@ -311,7 +319,7 @@ def label_cells(vae: VAE) -> dict[str, Tensor]:
     return values
 
 
-def _sites(trace: poutine.Trace) -> dict[str, Site]:
+def _sites(trace: Any) -> dict[str, Site]:
     trace.compute_log_prob()
     return {
         name: Site(node["fn"], node["value"], node["unscaled_log_prob"])
@@ -321,7 +329,7 @@ def _sites(trace: poutine.Trace) -> dict[str, Site]:
 
 
 def label_weights(log_w: Tensor, d: Densities, rule: Literal["sum", "guide"]) -> Tensor:
-    """Weight of each cell of missing labels: w_c / sum w_c (`sum`), or q(y_c | x) (`guide`); broadcasts to (C, K, B)."""
+    """Weight of each cell of missing labels, broadcasts to (C, K, B): w_c / sum w_c (`sum`) or q(y_c | x) (`guide`)."""
     if rule == "sum":
         return log_w.softmax(0)
     return _total(d.q[name].log_prob for name in d.labels).exp()

@@ -130,16 +130,19 @@ class Variant(Spec):
 
     @model_validator(mode="after")
     def _labels_fit(self) -> "Variant":
-        for name in self.labels:
-            if not name.isidentifier() or name in (*RESERVED, *self.layers):
-                taken = ", ".join((*RESERVED, *self.layers))
-                raise ValueError(f"labels.{name}: must be an identifier other than {taken}; rename the attribute")
+        taken = (*RESERVED, *self.layers)
+        found = [
+            f"labels.{name}: must be an identifier other than {', '.join(taken)}; rename the attribute"
+            for name in self.labels
+            if not name.isidentifier() or name in taken
+        ]
         if self.cells > MAX_CELLS:
-            raise ValueError(
+            found.append(
                 f"labels: {self.cells} combinations of missing labels; at most {MAX_CELLS} are enumerated. "
                 "Use fewer classes or observe some of the sites always"
             )
-        rules = {label.rule for label in self.missing.values()}
-        if len(rules) > 1:
-            raise ValueError("labels: missing labels must share one rule; set all to 'sum' or all to 'guide'")
+        if len({label.rule for label in self.missing.values()}) > 1:
+            found.append("labels: missing labels must share one rule; set all to 'sum' or all to 'guide'")
+        if found:
+            raise ValueError("\n".join(found))
         return self

@@ -1,14 +1,14 @@
 """Closed forms of the linear-Gaussian model x = W z + b + sigma eps, z ~ N(0, I), and VAEs that equal it.
 
-    log p(x) = log N(x; b, W W' + sigma^2 I)
-    p(z | x) = N(Lambda^-1 W' (x - b) / sigma^2, Lambda^-1),  Lambda = I + W' W / sigma^2
+log p(x) = log N(x; b, W W' + sigma^2 I)
+p(z | x) = N(Lambda^-1 W' (x - b) / sigma^2, Lambda^-1),  Lambda = I + W' W / sigma^2
 """
 
 import torch
 from torch import Tensor
 
-from pyro_vae.networks import MLP
 from pyro_vae.likelihoods import Normal
+from pyro_vae.networks import MLP
 from pyro_vae.vae import VAE
 from pyro_vae.variant import Latent, Variant
 

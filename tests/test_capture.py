@@ -65,13 +65,21 @@ def test_training_moves_the_running_mean_and_evaluation_does_not():
         x = Batch(torch.bernoulli(torch.full((6, 1, 9, 7), 0.3)))
         buffers = list(objective.buffers())
         with torch.no_grad():
-            after = capture(objective, x, WEIGHTS)([p.detach() for p in objective.parameters()], buffers, x, WEIGHTS).buffers
+            after = capture(objective, x, WEIGHTS)(
+                [p.detach() for p in objective.parameters()], buffers, x, WEIGHTS
+            ).buffers
         moved = any(not torch.equal(a, b) for a, b in zip(buffers, after, strict=True))
         assert moved == mode
 
 
 def test_every_likelihood_and_guide_is_captured_exactly():
-    for likelihood in ("bernoulli", "continuous_bernoulli", {"scale": "per_pixel"}, {"scale": "decoded"}, {"scale": 0.3}):
+    for likelihood in (
+        "bernoulli",
+        "continuous_bernoulli",
+        {"scale": "per_pixel"},
+        {"scale": "decoded"},
+        {"scale": 0.3},
+    ):
         for guide in ("diagonal_normal", "point"):
             variant = pv.Variant(
                 latent={"dim": 2}, likelihood=likelihood, guide=guide, encoder={"widths": [8]}, decoder={"widths": [8]}
@@ -81,22 +89,22 @@ def test_every_likelihood_and_guide_is_captured_exactly():
             compare(objective, Batch(x[0]), Batch(x[1]))
 
 
-def training_step(vae, compiled, adam=None, clip=None, batch_size=8, steps=12):
+def training_step(vae, compiled, adam=None, clip=None, batch_size=8, steps=12, device="cpu"):
     objective = ELBO().build(vae).train()
     layout = Layout(list(objective.parameters()))
-    x = Batch(torch.zeros(batch_size, *vae.shape.x))
+    x = Batch(torch.zeros(batch_size, *vae.shape.x, device=device))
     step = make_step(
-        capture(objective, x, {"beta": torch.tensor(1.0)}),
+        capture(objective, x, {"beta": torch.tensor(1.0, device=device)}),
         layout,
-        lambda raw: (torch.rand(raw.shape) < raw / 255).to(torch.float32),
+        lambda raw: (torch.rand_like(raw, dtype=torch.float32) < raw / 255).to(torch.float32),
         adam or pv.Optimizer(learning_rate=1e-2),
         clip,
     )
     state = new_state(objective, layout, 4)
-    data = Resident(torch.randint(0, 256, (64, *vae.shape.x), dtype=torch.uint8))
-    order = torch.stack([torch.randperm(64)[:batch_size] for _ in range(steps)])
-    plan = Plan(order, torch.linspace(1e-2, 1e-3, steps), {"beta": torch.linspace(0, 1, steps)})
-    return compile_step(step, torch.device("cpu")) if compiled else step, state, plan, data
+    data = Resident(torch.randint(0, 256, (64, *vae.shape.x), dtype=torch.uint8).to(device))
+    order = torch.stack([torch.randperm(64)[:batch_size] for _ in range(steps)]).to(device)
+    plan = Plan(order, torch.linspace(1e-2, 1e-3, steps).to(device), {"beta": torch.linspace(0, 1, steps).to(device)})
+    return compile_step(step, torch.device(device)) if compiled else step, state, plan, data
 
 
 @pytest.mark.skipif(not any(map(os.path.exists, ("/usr/bin/g++", "/usr/bin/clang++"))), reason="no C++ compiler")

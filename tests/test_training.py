@@ -26,7 +26,18 @@ TINY = [
     "training.batch_size=256",
     "training.schedule=cosine",
 ]
-COMMAND = [sys.executable, "-m", "pyro_vae", "train", "digits", *TINY, "training.epochs=20", "--samples", "1", "--quiet"]
+COMMAND = [
+    sys.executable,
+    "-m",
+    "pyro_vae",
+    "train",
+    "digits",
+    *TINY,
+    "training.epochs=20",
+    "--samples",
+    "1",
+    "--quiet",
+]
 
 
 def tiny(*overrides, name="digits"):
@@ -260,7 +271,13 @@ def test_posterior_tree_of_a_run(tmp_path):
 
 def test_arrays_in_memory(tmp_path):
     x = (np.random.default_rng(0).random((120, 6, 5)) > 0.5).astype(np.uint8)
-    experiment = tiny("training.batch_size=32", "data={name: digits}", "likelihood=bernoulli", "data.binarize=none", "data.name=arrays")
+    experiment = tiny(
+        "training.batch_size=32",
+        "data={name: digits}",
+        "likelihood=bernoulli",
+        "data.binarize=none",
+        "data.name=arrays",
+    )
     run = pv.train(experiment, data=pv.Arrays(x, np.arange(120) % 3), out=tmp_path / "run", quiet=True, num_samples=5)
     assert run.result["num_data"] == 12
     with pytest.raises(DeclarationError, match="arrays in memory"):

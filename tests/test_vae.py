@@ -89,7 +89,9 @@ def test_missing_labels_equal_brute_force(rule):
             net = vae.likelihood.decoded.network
             logits = net.output(net.layers(torch.cat([z, one_hot.expand(K, C)], -1)))
             log_x = -F.binary_cross_entropy_with_logits(logits, x.expand(K, -1), reduction="none")[:, seen].sum(-1)
-            log_w.append(log_x + N(0.0, 1.0).log_prob(z).sum(-1) - N(mu, (s / 2).exp()).log_prob(z).sum(-1) - math.log(C))
+            log_w.append(
+                log_x + N(0.0, 1.0).log_prob(z).sum(-1) - N(mu, (s / 2).exp()).log_prob(z).sum(-1) - math.log(C)
+            )
         known = batch.y[i].item()
         if known >= 0:
             expected = log_w[known]
@@ -150,7 +152,9 @@ def test_freeze_detaches_one_program(program):
     latents = {n: s.value.detach() for n, s in densities(vae, batch, 2).q.items()}
     log_w = densities(vae, batch, 2, latents=latents, freeze={program}).log_w.sum()
     frozen, free = (vae.heads, vae.likelihood) if program == "guide" else (vae.likelihood, vae.heads)
-    assert all(g is None for g in torch.autograd.grad(log_w, list(frozen.parameters()), allow_unused=True, retain_graph=True))
+    assert all(
+        g is None for g in torch.autograd.grad(log_w, list(frozen.parameters()), allow_unused=True, retain_graph=True)
+    )
     assert any(g is not None for g in torch.autograd.grad(log_w, list(free.parameters()), allow_unused=True))
 
 
@@ -244,7 +248,9 @@ def test_svi_on_the_registered_pair_trains_to_the_same_elbo():
 def test_two_vaes_never_share_parameters():
     """The param store would give a second module of the same name the first one's parameters."""
     first, second = parts.vae(), parts.vae()
-    assert not any(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True) if a.dim() > 1)
+    assert not any(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True) if a.dim() > 1
+    )
     start = [p.clone() for p in second.parameters()]
     batch = parts.batch({}, 16)
     for vae in (first, second):

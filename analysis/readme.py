@@ -1,0 +1,104 @@
+"""Write the generated tables of README.md: the parts from the code, the results from analysis/results/.
+
+    python analysis/readme.py [--check]
+
+With --check nothing is written, and the exit code is 1 if the page is out of date.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+from pyro_vae.experiment import TABLES, named
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "analysis" / "results"
+
+
+def parts() -> str:
+    lines = ["| kind | word | what it is |", "|---|---|---|"]
+    for noun, table in TABLES.items():
+        for word, part in table.items():
+            first = (part.__doc__ or "").strip().splitlines()[0].replace("|", "\\|")
+            lines.append(f"| {noun} | `{word}` | {first} |")
+    for name, text in named().items():
+        lines.append(f"| named variant | `{name}` | {text.replace('|', chr(92) + '|')} |")
+    return "\n".join(lines)
+
+
+def results() -> str:
+    return "\n\n".join([likelihood(), *map(speed, sorted(RESULTS.glob("training_speed_*.json")))])
+
+
+def source(result: dict) -> str:
+    versions = result["versions"]
+    return (
+        f"`{result['command']}`, {result['date']}, {result['machine']}, Python {versions['python']}, "
+        f"torch {versions['torch']}, pyro-ppl {versions['pyro-ppl']}."
+    )
+
+
+def likelihood() -> str:
+    path = RESULTS / "mnist_mlp.json"
+    if not path.exists():
+        return ""
+    result = json.loads(path.read_text())
+    card = result["card"]
+
+    def figure(name: str) -> str:
+        return f"{card[name]['value']:.2f} ± {card[name]['standard_error']:.2f}"
+
+    samples, khat = card["num_importance_samples"], card["khat"]
+    return "\n".join(
+        [
+            "The one-layer model of Burda et al. (2016), 784-200-200-50, on dynamically binarised MNIST; their fully "
+            "trained figure (3280 epochs, 5000 samples) is -86.76.",
+            "",
+            "| | nats per datum ± standard error over data |",
+            "|---|---|",
+            f"| log p(x), {card['num_data']:,} test images, {samples} importance samples | {figure('log_likelihood')} |",
+            f"| ELBO | {figure('elbo')} |",
+            f"| KL(q(z \\| x) \\|\\| p(z)) | {figure('kl')} |",
+            f"| active units | {card['active_units']} of {card['latent_dim']} |",
+            f"| data with k-hat below {khat['threshold']:.2f} | {100 * khat['good_fraction']:.1f} % |",
+            f"| training | {card['epochs']} epochs, {card['seconds']['train'] / 60:.1f} minutes |",
+            "",
+            source(result),
+        ]
+    )
+
+
+def speed(path: Path) -> str:
+    result = json.loads(path.read_text())
+    s = result["setting"]
+    lines = [
+        f"One training step, 784-{s['hidden']}-{s['latent']}, batch {s['batch']}, with fetch, binarisation and Adam; "
+        f"sides interleaved, medians over {s['rounds']} rounds of {s['steps']} steps.",
+        "",
+        "| side | ms a step | theirs / ours |",
+        "|---|---|---|",
+        *(f"| {row['side']} | {row['median_ms']:.2f} | {row['ratio']:.2f} |" for row in result["rows"]),
+        "",
+        source(result),
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    page = ROOT / "README.md"
+    text = before = page.read_text()
+    for name, content in (("parts", parts()), ("results", results())):
+        pattern = rf"(<!-- {name}: .*? -->\n).*?(<!-- end -->)"
+        text = re.sub(pattern, lambda m, c=content: f"{m[1]}\n{c}\n\n{m[2]}", text, count=1, flags=re.DOTALL)
+    if check and text != before:
+        sys.exit("README.md is out of date: run python analysis/readme.py")
+    page.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

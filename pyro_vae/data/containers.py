@@ -1,0 +1,129 @@
+"""What holds data: `Arrays` as given, `Split` and `Data` as checked, `Declared` as known before reading."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae.specs import DeclarationError
+
+type Binarize = Literal["none", "dynamic", "static", "threshold"]
+type Support = Literal["binary", "unit", "real"]
+type Dequantize = Literal["none", "uniform"]
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Data in memory, as a reader or a notebook gives them: numpy arrays or tensors, not yet checked.
+
+    Args:
+        x: (N, D), (N, H, W), (N, C, H, W), or (N, H, W, C), which is recognised where the last dimension is 1
+            or 3 and the second is neither. bool and {0, 1} are binary; integers within 0..255 are levels; the
+            rest is real.
+        y: integers (N,), or a dict name -> integers (N,); -1 is a missing label. A plain array is called
+            "label".
+        given: covariates (N, G) that are never modelled.
+        mask: bool, shaped like x, True where the entry exists; elsewhere x may hold anything, NaN too.
+        test: the test set, likewise; without one, a tenth of the data is held out.
+        levels: number of integer levels of x (at most 256), where 256 is wrong.
+        truth: what simulated data were made with.
+
+    Example:
+        >>> import numpy as np
+        >>> from pyro_vae.data import ArraysData, load
+        >>> data = load(ArraysData(), arrays=Arrays(np.eye(20), y=np.arange(20) % 2))
+        >>> len(data.train), len(data.validation), len(data.test), data.support, data.classes("label")
+        (16, 2, 2, 'binary', 2)
+    """
+
+    x: Any
+    y: Any = None
+    _: KW_ONLY
+    given: Any = None
+    mask: Any = None
+    test: "Arrays | None" = None
+    levels: int | None = None
+    truth: dict[str, Tensor] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a data set."""
+
+    x: Tensor
+    """(N, *event), as stored: uint8 levels, or float32 or float64."""
+    attributes: dict[str, Tensor]
+    """Name -> int64 (N,), -1 where the label is missing."""
+    given: Tensor | None = None
+    """Covariates (N, G), float."""
+    mask: Tensor | None = None
+    """bool, shaped like x, True where the entry exists; x is 0 elsewhere."""
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def select(self, indices: Tensor | Sequence[int]) -> "Split":
+        """The data at `indices`, copied, in that order."""
+        index = torch.as_tensor(indices, device=self.x.device)
+        index = index if index.dtype is torch.bool else index.long()
+        return self._each(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device | str) -> "Split":
+        """The same data on another device."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> "Split":
+        """The function of every tensor."""
+        return Split(
+            function(self.x),
+            {name: function(labels) for name, labels in self.attributes.items()},
+            None if self.given is None else function(self.given),
+            None if self.mask is None else function(self.mask),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A checked and split data set."""
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    shape: tuple[int, ...]
+    """Event shape: (D,), or (C, H, W) for every image."""
+    levels: int | None
+    """Number of integer levels of the stored x (2 after static binarization); None: real-valued."""
+    binarize: Binarize
+    dequantize: Dequantize
+    support: Support
+    """Where the prepared x lies: {0, 1}, [0, 1] or the real line."""
+    num_classes: dict[str, int]
+    """Largest label + 1 over all splits, before thinning."""
+    truth: dict[str, Tensor] | None = None
+    """What simulated data were made with."""
+    grey_levels: int | None = None
+    """Number of integer levels that static binarization drew from; None: grey values in [0, 1], or another way."""
+
+    @property
+    def discrete(self) -> bool:
+        """Whether bits per dimension mean something: binary data have a pmf, dequantised ones bound it."""
+        return self.support == "binary" or self.dequantize == "uniform"
+
+    def classes(self, name: str) -> int:
+        """Number of classes of the attribute `name`."""
+        if name not in self.num_classes:
+            known = ", ".join(self.num_classes) or "none"
+            raise DeclarationError([f"labels.{name}: {self.name!r} data have no such attribute. Known: {known}."])
+        return self.num_classes[name]
+
+
+class Declared(NamedTuple):
+    """What is known of a data set before it is read: enough to check a declaration against."""
+
+    name: str
+    support: Support
+    shape: tuple[int, ...]
+    num_classes: dict[str, int]

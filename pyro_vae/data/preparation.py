@@ -1,0 +1,184 @@
+"""From arrays to what is trained on: `load` splits, thins and draws once, `prepare` treats every batch."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.data.checks import blocks, checked, extent
+from pyro_vae.data.containers import Arrays, Binarize, Data, Dequantize, Split
+from pyro_vae.data.sets import ArraysData, in_memory
+from pyro_vae.data.spec import DataSpec
+from pyro_vae.specs import DeclarationError
+
+
+def prepare(
+    x: Tensor,
+    levels: int | None,
+    binarize: Binarize,
+    dequantize: Dequantize,
+    dtype: torch.dtype,
+    uniform: Tensor | None = None,
+) -> Tensor:
+    """The x that is modelled, from x as stored; nothing here depends on values, so it can be captured.
+
+    Args:
+        x: any shape, as stored in a `Split`.
+        levels: number of integer levels; None where x is real-valued, and then nothing is dequantised.
+        binarize: "static" has been drawn by `load` and does nothing here.
+        dequantize: as in `DataSpec`.
+        dtype: of the result, a floating-point type.
+        uniform: draws from Uniform(0, 1), shaped like x, to use instead of new ones.
+
+    Returns:
+        x prepared, same shape.
+
+    Example:
+        >>> prepare(torch.tensor([0, 100, 255], dtype=torch.uint8), 256, "threshold", "none", torch.float32)
+        tensor([0., 0., 1.])
+    """
+    x = x.to(dtype)
+    if dequantize == "uniform" and levels is not None:
+        u = torch.rand_like(x) if uniform is None else uniform
+        # Inside the open interval, where a logit is finite: u can be 0, and 255 + u rounds to 256 in float32.
+        least = torch.finfo(dtype).eps / 2
+        return ((x + u.clamp(min=least)) / levels).clamp(max=1 - least)
+    p = x if levels is None else x / (levels - 1)
+    if binarize == "dynamic":
+        return ((torch.rand_like(p) if uniform is None else uniform) < p).to(dtype)
+    if binarize == "threshold":
+        return (p >= 0.5).to(dtype)
+    return p
+
+
+def load(spec: DataSpec, seed: int = 0, arrays: Arrays | None = None) -> Data:
+    """Read, check and split a data set; the same spec and seed give the same data.
+
+    Args:
+        spec: the declaration.
+        seed: of the split and of simulated data.
+        arrays: data in memory instead of those that `spec` names; its other fields hold.
+
+    Raises:
+        DeclarationError: everything that is wrong with the data.
+    """
+    if arrays is None:
+        raw, at = spec.read(seed), f'data.name="{spec.name}": '
+        if isinstance(spec, ArraysData):
+            at = f'data.path="{spec.path}": '
+    else:
+        if isinstance(spec, ArraysData) and spec.path is not None:
+            raise DeclarationError([f'data.path="{spec.path}": arrays are given in memory too. Leave one out.'])
+        raw, spec, at = arrays, in_memory(spec), "data."
+    parts, levels = checked(raw, at)
+    train = parts[0]
+    low, high = (0.0, 1.0) if levels else extent([part.x for part in parts])
+    unit = low >= 0 and high <= 1
+
+    problems: list[str] = []
+    if spec.binarize != "none" and not unit:
+        problems.append(
+            f'data.binarize="{spec.binarize}": needs integer levels or values in [0, 1]; x goes from '
+            f"{low:g} to {high:g}. Rescale x, or set data.binarize=none."
+        )
+    if spec.dequantize != "none" and levels is None:
+        problems.append(
+            f'data.dequantize="{spec.dequantize}": needs integer levels; x is real-valued. Give x as uint8, '
+            "or set data.dequantize=none."
+        )
+    kept, validation, held_out = split_indices(len(train.x), spec, seed, problems, hold_out=len(parts) == 1)
+    labels = _thinned({name: labels[kept] for name, labels in train.y.items()}, spec.labels_kept, problems)
+    num_classes = {name: 1 + int(max(part.y[name].max() for part in parts)) for name in train.y}
+    problems += [f"{at}y.{name}: every label is -1. Leave it out." for name, num in num_classes.items() if num == 0]
+    if problems:
+        raise DeclarationError(problems)
+
+    grey_levels = levels if spec.binarize == "static" else None
+    if spec.binarize == "static":
+        parts = [replace(part, x=drawn(part.x, levels, stream)) for stream, part in enumerate(parts)]
+        levels = 2
+    binary = spec.binarize != "none" or (levels == 2 and spec.dequantize == "none")
+    return Data(
+        name=spec.name,
+        train=replace(taken(parts[0], kept), attributes=labels),
+        validation=taken(parts[0], validation),
+        test=taken(parts[-1], held_out if len(parts) == 1 else np.arange(len(parts[1].x))),
+        shape=train.x.shape[1:],
+        levels=levels,
+        binarize=spec.binarize,
+        dequantize=spec.dequantize,
+        support="binary" if binary else "unit" if unit else "real",
+        num_classes=num_classes,
+        truth=raw.truth,
+        grey_levels=grey_levels,
+    )
+
+
+def split_indices(
+    num_data: int, spec: DataSpec, seed: int, problems: list[str], *, hold_out: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of the training, validation and held-out test data, each rising: files are read in sequence."""
+    num_test = max(1, round(num_data / 10)) if hold_out else 0
+    rest = num_data - num_test
+    part = spec.validation
+    num_validation = part if isinstance(part, int) else max(1, round(part * rest)) if part else 0
+    if num_validation >= rest:
+        problems.append(
+            f"data.validation={part}: of {num_data} data, {num_test} are held out for testing and "
+            f"{num_validation} for validation, which leaves none to train on. "
+            "Give more data, or a smaller data.validation."
+        )
+    order = np.random.default_rng([seed, 1]).permutation(num_data)
+    cuts = (num_test, num_test + num_validation)
+    held_out, validation, train = (np.sort(indices) for indices in np.split(order, cuts))
+    return train, validation, held_out
+
+
+def _thinned(labels: dict[str, np.ndarray], num_kept: int | None, problems: list[str]) -> dict[str, Tensor]:
+    """Labels of which only `num_kept` data keep theirs, evenly over the classes.
+
+    With several attributes a datum keeps all or none, evenly over their combinations. The choice has a fixed
+    seed, and a smaller number keeps a subset of a larger one.
+    """
+    if num_kept is not None:
+        table = np.stack(list(labels.values()), 1) if labels else np.zeros((0, 0), np.int64)
+        known = np.flatnonzero((table >= 0).any(1))
+        if num_kept > len(known):
+            problems.append(
+                f"data.labels_kept={num_kept}: only {len(known)} training data have labels. "
+                + ("Give a smaller number." if labels else "Leave it out: these data have no labels.")
+            )
+        order = np.random.default_rng(0).permutation(known)
+        group = np.unique(table[order], axis=0, return_inverse=True)[1].reshape(-1) if len(order) else order
+        # Each datum's place in its own class: all the first ones come first, then all the second ones.
+        sorted_by_group = np.argsort(group, kind="stable")
+        first = np.searchsorted(group[sorted_by_group], group)
+        place = np.empty_like(group)
+        place[sorted_by_group] = np.arange(len(group))
+        chosen = order[np.argsort(place - first, kind="stable")[:num_kept]]
+        keep = np.isin(np.arange(len(table)), chosen)
+        labels = {name: np.where(keep, values, -1) for name, values in labels.items()}
+    return {name: torch.from_numpy(values) for name, values in labels.items()}
+
+
+def drawn(x: np.ndarray, levels: int | None, stream: int) -> np.ndarray:
+    """Bernoulli draws with probabilities x / (levels - 1), from a fixed seed: the same data in every run."""
+    rng, draws = np.random.default_rng([1, stream]), np.empty(x.shape, np.uint8)
+    for rows in blocks(x):
+        draws[rows] = rng.random(x[rows].shape) * ((levels or 2) - 1) < x[rows]
+    return draws
+
+
+def taken(part: Arrays, indices: np.ndarray) -> Split:
+    """The data at `indices` as tensors; copied, so that neither a caller's array nor a file is shared."""
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array[indices]))
+
+    return Split(
+        tensor(part.x),
+        {name: tensor(labels) for name, labels in part.y.items()},
+        None if part.given is None else tensor(part.given),
+        None if part.mask is None else tensor(part.mask),
+    )

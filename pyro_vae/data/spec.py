@@ -1,0 +1,57 @@
+"""`DataSpec`, the abstract spec of a data set: how to read it, and how its values and labels are treated."""
+
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from pyro_vae.data.containers import Arrays, Binarize, Declared, Dequantize
+from pyro_vae.specs import Part
+
+
+class DataSpec(Part):
+    """Abstract spec of a data set."""
+
+    word: ClassVar[str] = "name"
+
+    name: Any  # a Literal in every data set; declared here so that it comes first
+    """Which data set."""
+    binarize: Binarize = "none"
+    """How grey values become {0, 1}: a new draw per step, one draw for ever, or a threshold at 1/2."""
+    dequantize: Dequantize = "none"
+    """Whether uniform noise turns integer levels into a continuous x in (0, 1)."""
+    validation: float | int = 0.1
+    """How many of the training data are kept for validation: a fraction in [0, 1) or a count."""
+    labels_kept: Annotated[int, Field(ge=0)] | None = None
+    """How many training data keep their labels, evenly over the classes; the others get -1."""
+
+    def read(self, seed: int) -> Arrays:
+        """Read or make the data; `seed` is for data that are simulated.
+
+        Raises:
+            DeclarationError: the data cannot be had, and what to do about it.
+        """
+        raise TypeError(f"{type(self).__name__} reads no data: define read(seed) -> Arrays.")
+
+    def declared(self) -> Declared | None:
+        """What is known without reading; None where only the data can tell."""
+        return None
+
+    def _images(self, shape: tuple[int, ...], num_classes: dict[str, int]) -> Declared:
+        """What is known of images in integer levels."""
+        return Declared(self.name, "unit" if self.binarize == "none" else "binary", shape, num_classes)
+
+    def located(self) -> Self:
+        """The same data set from any working directory: what names a file or folder is absolute."""
+        return self
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        # Said here and not by the annotation, whose message would name the branches of the union.
+        if self.validation < 0 or (isinstance(self.validation, float) and self.validation >= 1):
+            raise ValueError(f"validation={self.validation}: must be a fraction in [0, 1) or a count, an integer >= 0.")
+        if self.binarize != "none" and self.dequantize != "none":
+            raise ValueError(
+                f'binarize="{self.binarize}" and dequantize="{self.dequantize}" exclude one another: '
+                "binarized data have no levels left to spread. Set one of them to none."
+            )
+        return self
