@@ -58,7 +58,7 @@ def likelihood() -> str:
             "",
             "| | nats per datum ± standard error over data |",
             "|---|---|",
-            f"| log p(x), {card['num_data']:,} test images, {samples} importance samples | {figure('log_likelihood')} |",
+            f"| log p(x), {card['num_data']:,} test images, {samples} samples each | {figure('log_likelihood')} |",
             f"| ELBO | {figure('elbo')} |",
             f"| KL(q(z \\| x) \\|\\| p(z)) | {figure('kl')} |",
             f"| active units | {card['active_units']} of {card['latent_dim']} |",

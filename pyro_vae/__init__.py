@@ -32,8 +32,10 @@ _HOME = {
         "named",
         "register",
     ),
-    "training": ("Interrupted", "NumericsError"),
-    "runs": ("Run", "load", "resume", "train"),
+    "interruption": ("Interrupted",),
+    "training": ("NumericsError",),
+    "runs": ("Run", "load"),
+    "launch": ("resume", "train"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

@@ -5,9 +5,10 @@ with one message per mistake; a fault of ours exits 1; a signal exits 128 + its 
 """
 
 import json
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -31,7 +32,9 @@ Samples = Annotated[int, typer.Option("--samples", "-k", min=1, help="Importance
 SplitName = Annotated[str, typer.Option("--split", help="train, validation or test.")]
 Input = Annotated[Path | None, typer.Option("--input", help="A .npy or .npz file instead of a split.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="File to write, inside DIR by default.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the draws; the run's own by default.")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the draws; the run's own by default.")
+]
 
 
 def main() -> None:
@@ -64,8 +67,9 @@ def _guarded(arguments: list[str]) -> int:
 def _judged(error: Exception) -> tuple[int, list[str]]:
     """Exit code and message lines of an error: 2 for a user's, 1 for ours, 128 + n for a signal."""
     from pyro_vae.checkpoints import CheckpointError
+    from pyro_vae.interruption import Interrupted
     from pyro_vae.specs import DeclarationError
-    from pyro_vae.training import Interrupted, NumericsError
+    from pyro_vae.training import NumericsError
 
     if isinstance(error, DeclarationError):
         return 2, list(error.problems)
@@ -74,7 +78,7 @@ def _judged(error: Exception) -> tuple[int, list[str]]:
     if isinstance(error, CheckpointError | NumericsError):
         return 2, [str(error)]
     if isinstance(error, OSError) and error.filename:
-        return 2, [f"{error.filename}: {error.strerror}."]
+        return 2, [f"{str(error.filename).removesuffix('.part')}: {error.strerror}."]
     return 1, []
 
 
@@ -150,7 +154,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train; without arguments the embedded digits. Ends with the result card and `run: DIR`."""
-    from pyro_vae import runs
+    from pyro_vae import launch, runs
     from pyro_vae.experiment import experiment_from, load_experiment
     from pyro_vae.specs import DeclarationError
 
@@ -161,7 +165,7 @@ def train(
     if resume is not None:
         if words or out or start_from:
             raise DeclarationError([f"--resume {resume}: continues as declared; drop the other arguments."])
-        run = runs.resume(resume, quiet=quiet, num_samples=samples)
+        run = launch.resume(resume, quiet=quiet, num_samples=samples)
     else:
         if start_from is not None and source is None:
             base = runs.load(start_from)
@@ -169,7 +173,7 @@ def train(
         else:
             name = source or "digits"
             experiment = load_experiment(name, overrides)
-        run = runs.train(
+        run = launch.train(
             experiment,
             out=out,
             name=Path(name).stem,
@@ -190,7 +194,8 @@ def evaluate(
 ) -> None:
     """ELBO, importance-sampled log p(x), KL, active units, k-hat share; writes result.json."""
     run = _load(directory)
-    from pyro_vae.runs import PARTS, progress_bar
+    from pyro_vae.launch import progress_bar
+    from pyro_vae.runs import PARTS
 
     total = len(getattr(run.data, split)) if split in PARTS else 0
     card = run.evaluate(split, samples, progress_bar(total, "evaluating", quiet or as_json))
@@ -207,12 +212,12 @@ def encode(
     quiet: Quiet = False,
 ) -> None:
     """Mean and sd of q(z | x) per datum, as .npz."""
-    run = _load(directory)
+    run, path = _load(directory), _target(out, directory / "codes.npz")
     batch, extra = _input(run, input, split)
     codes = run.encode(batch)
     arrays = {f"mean_{name}": value for name, value in codes.mean.items()}
     arrays |= {f"sd_{name}": value for name, value in codes.sd.items()}
-    _save_arrays(out or directory / "codes.npz", arrays | extra, as_json, quiet)
+    _save_arrays(path, extra | arrays, as_json, quiet)
 
 
 @app.command()
@@ -226,14 +231,14 @@ def score(
     quiet: Quiet = False,
 ) -> None:
     """Log p(x) per datum in nats, with standard error and k-hat, as .npz."""
-    from pyro_vae.runs import progress_bar
+    from pyro_vae.launch import progress_bar
 
-    run = _load(directory)
+    run, path = _load(directory), _target(out, directory / "scores.npz")
     batch, extra = _input(run, input, split)
     scores = run.score(batch, samples, progress_bar(batch.size, "scoring", quiet or as_json))
     names = ("log_likelihood", "standard_error", "khat", "elbo")
     arrays = {name: getattr(scores, name) for name in names}
-    _save_arrays(out or directory / "scores.npz", arrays | extra, as_json, quiet)
+    _save_arrays(path, extra | arrays, as_json, quiet)
 
 
 @app.command()
@@ -249,9 +254,8 @@ def sample(
     """Generate from the prior: a PNG of the means E[x | z] and the arrays as .npz."""
     from pyro_vae import plots
 
-    run = _load(directory)
+    run, path = _load(directory), _target(out, directory / "samples.png")
     x, mean, z = run.sample(num, _labels(run, label or [], num), seed)
-    path = out or directory / "samples.png"
     figure = plots.data_figure(mean.cpu().numpy()[:256], f"{run.experiment.data.name}: E[x | z], z from the prior")
     _save_picture(figure, path, {"x": x, "mean": mean, "z": z}, as_json, quiet)
 
@@ -272,23 +276,35 @@ def reconstruct(
 
     from pyro_vae import plots
 
-    run = _load(directory)
+    run, path = _load(directory), _target(out, directory / "reconstructions.png")
     batch, extra = _input(run, input, split)
     batch = batch.map(lambda tensor: tensor[:num])
     draws = run.reconstruct(batch, 1, seed)
-    path, x, mean = out or directory / "reconstructions.png", batch.x, draws.x_mean[0]
+    x, mean = cast(torch.Tensor, batch.x), draws.x_mean[0]
     shown = min(batch.size, 12)
     both = torch.cat([x[:shown], mean[:shown]]).cpu().numpy()
     title = f"{run.experiment.data.name}: x above E[x | z], z from q(z | x)"
     figure = plots.data_figure(both, title, columns=shown, row_labels=("x", "E[x | z]"))
     arrays = {"x": x, "mean": mean, **{f"z_{name}": z[0] for name, z in draws.z.items()}}
-    _save_picture(figure, path, arrays | {k: v[:num] for k, v in extra.items()}, as_json, quiet)
+    _save_picture(figure, path, {k: v[:num] for k, v in extra.items()} | arrays, as_json, quiet)
 
 
 def _load(directory: Path) -> "Run":
     from pyro_vae import runs
 
     return runs.load(directory)
+
+
+def _target(out: Path | None, default: Path) -> Path:
+    """The file to write, without .npz or .png; checked before the work is done."""
+    from pyro_vae.specs import DeclarationError
+
+    path = out or default
+    if path.is_dir():
+        raise DeclarationError([f"--out {path}: is a directory; name a file, like {path / default.name}."])
+    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise DeclarationError([f"--out {path}: {path.parent} is no directory that can be written to; choose another."])
+    return path.with_suffix("") if path.suffix in (".npz", ".png") else path
 
 
 def _input(run: "Run", path: Path | None, split: str) -> tuple["Batch", dict[str, Any]]:
@@ -318,7 +334,9 @@ def _labels(run: "Run", words: list[str], num: int) -> Any:
         name, _, value = word.partition("=")
         if name not in sites:
             problems.append(f"--label {word}: the label sites are: {', '.join(sites) or 'none'}.")
-        elif not value.isdecimal() or int(value) >= sites[name].classes:
+        elif name in chosen:
+            problems.append(f"--label {word}: {name} is given twice.")
+        elif value not in map(str, range(sites[name].classes)):
             problems.append(f"--label {word}: must be a class from 0 to {sites[name].classes - 1}.")
         else:
             chosen[name] = int(value)
@@ -328,31 +346,31 @@ def _labels(run: "Run", words: list[str], num: int) -> Any:
     return torch.tensor([[chosen[name] for name in sites]]).expand(num, -1)
 
 
-def _save_arrays(path: Path, arrays: dict[str, Any], as_json: bool, quiet: bool) -> None:
+def _save_arrays(path: Path, arrays: dict[str, Any], as_json: bool, quiet: bool, picture: Path | None = None) -> None:
     """Write .npz, whole or not at all, and say what is in it."""
     import numpy as np
     import torch
 
     numpy = {k: v.cpu().numpy() if isinstance(v, torch.Tensor) else np.asarray(v) for k, v in arrays.items()}
-    path = path.with_suffix(".npz")
-    part = path.with_name(path.name + ".part")
+    path = path.with_name(f"{path.name}.npz")
+    part = path.with_name(f"{path.name}.part")
     with part.open("wb") as file:
-        np.savez(file, **numpy)
+        np.savez(file, **cast(Any, numpy))
     part.replace(path)
     shapes = {name: list(array.shape) for name, array in numpy.items()}
     if as_json:
-        print(json.dumps({"file": str(path), "arrays": shapes}))
+        print(json.dumps({"file": str(path), "arrays": shapes} | ({"picture": str(picture)} if picture else {})))
     elif not quiet:
         print(f"{path}: " + ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items()))
+        if picture:
+            print(picture)
 
 
 def _save_picture(figure: Any, path: Path, arrays: dict[str, Any], as_json: bool, quiet: bool) -> None:
     from pyro_vae import plots
 
-    plots.save(figure, path.with_suffix(".png"))
-    if not (quiet or as_json):
-        print(path.with_suffix(".png"))
-    _save_arrays(path, arrays, as_json, quiet)
+    picture = plots.save(figure, path.with_name(f"{path.name}.png"))
+    _save_arrays(path, arrays, as_json, quiet, picture)
 
 
 def _report(run: "Run", card: dict[str, Any], as_json: bool) -> None:
@@ -364,51 +382,14 @@ def _report(run: "Run", card: dict[str, Any], as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from pyro_vae.card import card_lines
+
     table = Table(title=f"{card['variant']} on {card['data']}", show_header=False, title_justify="left")
     for label, text in card_lines(card):
-        table.add_row(label, Text(text))
+        table.add_row(Text(label), Text(text))  # Text, because [log p] would be read as markup
     console = Console(soft_wrap=True)
     console.print(table)
     print(f"run: {run.directory}")
-
-
-def card_lines(card: dict[str, Any]) -> list[tuple[str, str]]:
-    """The result card in words.
-
-    >>> card_lines({"density": "x", "split": "test", "num_data": 9, "elbo": None, "log_likelihood": None})[:2]
-    [('split', 'test, 9 data'), ('log p(x)', 'none: not a normalised density')]
-    """
-
-    def figure(value: dict[str, float] | None, unit: str = "nats per datum") -> str:
-        if value is None:
-            return "none: not a normalised density"
-        return f"{value['value']:.3f} ± {value['standard_error']:.3f} {unit}"
-
-    density, khat = card["density"], card.get("khat")
-    samples = card.get("num_importance_samples")
-    lines = [
-        ("split", f"{card['split']}, {card['num_data']} data"),
-        (f"log p({density})", figure(card["log_likelihood"]) + (f", {samples} importance samples" if samples else "")),
-        ("ELBO", figure(card["elbo"])),
-    ]
-    if card.get("reconstruction"):
-        lines.append(("E_q[log p(x | z)]", figure(card["reconstruction"])))
-    if card.get("kl"):
-        lines.append(("KL(q || p)", figure(card["kl"])))
-    if card.get("bits_per_dim") is not None:
-        lines.append(("bits per dimension", f"{card['bits_per_dim']:.4f}"))
-    if card.get("active_units") is not None:
-        lines.append(("active units", f"{card['active_units']} of {card['latent_dim']}"))
-    if khat:
-        share, limit = khat["good_fraction"], khat["threshold"]
-        lines.append(("k-hat", f"{100 * share:.1f} % of data below {limit:.2f} ({khat['num_draws']} draws)"))
-    if card.get("seconds"):
-        seconds = card["seconds"]
-        lines.append(("time", f"{seconds['train']:.1f} s training, {seconds['evaluate']:.1f} s evaluation"))
-        how = "compiled" if card["compiled"] else "not compiled"
-        lines.append(("training", f"{card['epochs']} epochs, {card['steps']} steps, {card['parameters']:,} parameters"))
-        lines.append(("on", f"{card['device']}, {card['precision']}, {how}, seed {card['seed']}"))
-    return lines
 
 
 def _print_table(title: str, words: dict[str, str]) -> None:
@@ -418,7 +399,7 @@ def _print_table(title: str, words: dict[str, str]) -> None:
 
     table = Table(show_header=False, box=None, padding=(0, 2), title=title, title_justify="left", title_style="bold")
     for word, text in words.items():
-        table.add_row(word, Text(text))  # Text, because [log p] would be read as markup
+        table.add_row(word, Text(text))
     console = Console()
     console.print(table)
     console.print()

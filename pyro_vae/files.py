@@ -1,24 +1,28 @@
 """Declarations as text: strict YAML in and out, and `key=value` overrides.
 
 YAML 1.2 by ruamel.yaml: `1e-3` is a number, `no` is a string, duplicate keys are refused. Refused beyond
-that: anchors and aliases, dates, numbers that are not finite, keys that are no strings, files over 1 MB. A
-file holds data only; nothing in it can name code.
+that: anchors and aliases, dates, numbers that are not finite, keys that are no strings, files over 1 MB
+or 50 levels deep. A file holds data only; nothing in it can name code.
 """
 
 import datetime
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, Event
+from ruamel.yaml.representer import SafeRepresenter
 
 from pyro_vae.specs import DeclarationError, OneOf, Spec, did_you_mean
 
 MAX_BYTES = 1_000_000
+MAX_DEPTH = 50
 
 type Tree = dict[str, Any]
 
@@ -43,8 +47,8 @@ def parse_yaml(text: str, name: str) -> Tree:
     """The mapping that a YAML text holds; `name` is what errors call it."""
     yaml = YAML(typ="safe", pure=True)
     try:
-        events = list(yaml.parse(io.StringIO(text)))
-        tree = yaml.load(text)
+        refusal = _refusal(yaml.parse(io.StringIO(text)))
+        tree = None if refusal else yaml.load(text)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
@@ -52,10 +56,8 @@ def parse_yaml(text: str, name: str) -> Tree:
         raise DeclarationError([f"{name}:{where} no valid YAML: {problem}."]) from None
     except (ValueError, RecursionError) as error:
         raise DeclarationError([f"{name}: no valid YAML: {error}."]) from None
-    if any(getattr(event, "anchor", None) for event in events):
-        raise DeclarationError([f"{name}: anchors and aliases (& and *) are not used here; write it out."])
-    if any(getattr(event, "version", None) for event in events):
-        raise DeclarationError([f"{name}: %YAML directives are not used here; remove the line."])
+    if refusal:
+        raise DeclarationError([f"{name}: {refusal}"])
     if tree is None:
         return {}
     if not isinstance(tree, Mapping):
@@ -64,6 +66,20 @@ def parse_yaml(text: str, name: str) -> Tree:
     if problems:
         raise DeclarationError([f"{name}: {problem}" for problem in problems])
     return dict(tree)
+
+
+def _refusal(events: Iterable[Event]) -> str | None:
+    """What of YAML's notation is not used in a declaration; seen before anything is built from it."""
+    depth = 0
+    for event in events:
+        if getattr(event, "anchor", None):
+            return "anchors and aliases (& and *) are not used here; write it out."
+        if getattr(event, "version", None):
+            return "%YAML directives are not used here; remove the line."
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            return f"is nested deeper than {MAX_DEPTH} levels, which no declaration is."
+    return None
 
 
 def _strange(value: Any, path: str) -> Iterable[str]:
@@ -82,11 +98,23 @@ def _strange(value: Any, path: str) -> Iterable[str]:
         yield f"{path.rstrip('.')}: a {type(value).__name__} is not used here; quote it to make it a string."
 
 
+class _Representer(SafeRepresenter):
+    """Quotes every string that is no plain word: ruamel.yaml writes `{a: ?x}` or `{a: :x}` and cannot read it back."""
+
+    def represent_str(self, data: str) -> Any:
+        plain = re.fullmatch(r"[^\W\d][\w ./+-]*", data)
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if plain else '"')
+
+
+_Representer.add_representer(str, _Representer.represent_str)
+
+
 def to_yaml(tree: Tree) -> str:
     """YAML text of a tree of dicts, lists and scalars; small mappings and lists on one line."""
     yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = _Representer
     yaml.default_flow_style = None
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.width = 110
     yaml.allow_unicode = True
     stream = io.StringIO()
@@ -98,7 +126,7 @@ def override(tree: Tree, assignments: Iterable[str], root: type[Spec]) -> Tree:
     """Apply `a.b=value` overrides to a tree.
 
     A first key that is no field of `root` but one of its `variant` means that: `latent.dim=2` is
-    `variant.latent.dim=2`. A value that is JSON is read as JSON, a number as a number, else it is a string.
+    `variant.latent.dim=2`. A value is read as YAML (or JSON), and is a string where it is neither.
     A mapping changes the keys that it names. Changing which part a field holds drops the fields of the other part.
 
     Raises:
@@ -128,23 +156,12 @@ def override(tree: Tree, assignments: Iterable[str], root: type[Spec]) -> Tree:
 
 
 def _value(text: str, key: str, problems: list[str]) -> Any:
+    """YAML's reading of a value (JSON is YAML); a string where it is none and no bracket or quote opens it."""
     try:
-        return json.loads(text, parse_constant=str)
-    except json.JSONDecodeError:
-        if not text.startswith(("[", "{", '"')):
-            return _scalar(text)
-    try:  # [a, b] and {kind: adam} as YAML writes them
         return parse_yaml(f"value: {text}", key)["value"]
     except DeclarationError as error:
-        problems.extend(error.problems)
-        return None
-
-
-def _scalar(text: str) -> Any:
-    """YAML's reading of a bare word: `1e-3` is a number, `true` a truth value, `null` nothing."""
-    try:
-        return parse_yaml(f"value: {text}", "value")["value"]
-    except DeclarationError:
+        if text.startswith(("[", "{", '"')):
+            problems.extend(error.problems)
         return text
 
 

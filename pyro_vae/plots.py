@@ -49,14 +49,16 @@ def data_figure(x: np.ndarray, title: str, columns: int | None = None, row_label
         return _heat_map(x, title)
     columns = columns or math.ceil(math.sqrt(len(x)))
     picture = as_grid(x, columns)
-    scale = min(8.0 / picture.shape[1], 10.0 / picture.shape[0])
-    figure = Figure(figsize=(picture.shape[1] * scale, picture.shape[0] * scale + 0.5), dpi=120, layout="constrained")
+    scale = min(8.0 / picture.shape[1], 10.0 / picture.shape[0], 0.25)  # inches a pixel: one small image stays small
+    # Room for the title, however narrow the picture (0.08 inches a letter), and for the names of the rows.
+    width = max(picture.shape[1] * scale, 0.08 * len(title)) + 0.1 * max(map(len, row_labels), default=0) + 0.2
+    figure = Figure(figsize=(width, picture.shape[0] * scale + 0.5), dpi=120, layout="constrained")
     ax = figure.add_subplot()
     ax.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     _bare(ax)
     if row_labels:
         height = x.shape[2]
-        ax.set_yticks([i * (height + GAP) + height / 2 for i in range(len(row_labels))], row_labels)
+        ax.set_yticks([i * (height + GAP) + (height - 1) / 2 for i in range(len(row_labels))], row_labels)
         ax.tick_params(length=0)
     ax.set_title(title, fontsize=10)
     return figure

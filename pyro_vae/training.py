@@ -5,20 +5,15 @@ so that a run that was killed and resumed ends in the same bits as one that was 
 the same versions and number of threads.
 """
 
-import json
 import logging
 import os
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +23,8 @@ from pyro_vae import checkpoints
 from pyro_vae.capture import capture, same_random_state, unvalidated, value_and_gradient
 from pyro_vae.data import Data, Split, prepare
 from pyro_vae.experiment import Experiment
+from pyro_vae.interruption import Interrupted, signals
+from pyro_vae.records import Metrics, truncate_metrics, write_metrics
 from pyro_vae.specs import DeclarationError
 from pyro_vae.step import METRICS, Layout, Plan, Resident, State, Step, fetch, flags, make_step, new_state
 from pyro_vae.vae import VAE, Batch
@@ -44,15 +41,6 @@ VALIDATION_BATCH = 512
 
 class NumericsError(ArithmeticError):
     """Something in a step was not finite; that step was not applied."""
-
-
-class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop, and saved
-    """The run was asked to stop by a signal; its state is saved."""
-
-    def __init__(self, signum: int) -> None:
-        """Keep the signal's number."""
-        super().__init__(f"stopped by {signal.Signals(signum).name}; resume continues where it was")
-        self.signum = signum
 
 
 @dataclass
@@ -74,21 +62,6 @@ class Progress:
     """Epochs since the best."""
     stopped: bool = False
     """Whether early stopping ended the run."""
-
-
-class Metrics(NamedTuple):
-    """One line of metrics.jsonl; nats per datum."""
-
-    step: int
-    epoch: int
-    split: str
-    loss: float
-    elbo: float | None
-    reconstruction: float | None
-    kl: float | None
-    seconds: float
-    learning_rate: float | None = None
-    beta: float | None = None
 
 
 def choose_device(name: str) -> torch.device:
@@ -414,55 +387,6 @@ def compile_step(step: Step, device: torch.device) -> Step:
     """
     options: dict[str, Any] = {"triton.cudagraphs": True} if device.type == "cuda" else {"fallback_random": True}
     return torch.compile(step, fullgraph=True, dynamic=False, options=options)
-
-
-def write_metrics(folder: Path, rows: list[Metrics]) -> None:
-    """Append lines to metrics.jsonl."""
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row._asdict()) + "\n")
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line that was cut off is left out."""
-    path, rows = folder / "metrics.jsonl", []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-def truncate_metrics(folder: Path, step: int) -> None:
-    """Drop what a killed run had written after its last checkpoint: it will be written again."""
-    rows = [row for row in read_metrics(folder) if row["step"] <= step]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    part = folder / "metrics.jsonl.part"
-    part.write_text(text, encoding="utf-8")
-    part.replace(folder / "metrics.jsonl")
-
-
-@contextmanager
-def signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one acts at once."""
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        signal.signal(number, before[number])
-
-    for number in before:
-        signal.signal(number, handler)
-    try:
-        yield caught
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 def count_parameters(module: nn.Module) -> int:

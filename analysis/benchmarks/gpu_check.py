@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from common import provenance, write
 
-from pyro_vae.runs import versions
+from pyro_vae.records import versions
 
 ROOT = Path(__file__).parent.parent.parent
 

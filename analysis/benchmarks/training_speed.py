@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae.capture import capture, unvalidated
-from pyro_vae.runs import versions
+from pyro_vae.records import versions
 from pyro_vae.step import Layout, Plan, Resident, fetch, make_step, new_state
 from pyro_vae.training import compile_step
 
@@ -139,7 +139,7 @@ def main() -> None:
     }
     times: dict[str, list[float]] = {name: [] for name in sides}
     losses: dict[str, float] = {}
-    for name, run in sides.items():  # warm-up, and compilation
+    for run in sides.values():  # warm-up, and compilation
         run(args.steps)
     for _ in range(args.rounds):
         for name, run in sides.items():
@@ -153,10 +153,10 @@ def main() -> None:
         ordered, median = sorted(values), statistics.median(values)
         row = {"side": name, "median_ms": median, "fastest_ms": ordered[0], "slowest_ms": ordered[-1]}
         rows.append(row | {"ratio": median / base, "loss": losses[name]})
-        print(f"{name:40s} {median:7.3f} ms ({ordered[0]:.3f} to {ordered[-1]:.3f})   theirs / ours {median / base:5.2f}"
-              f"   loss {losses[name]:.2f}")  # fmt: skip
-    spread = max(losses.values()) - min(losses.values())
-    assert spread < 0.01 * losses[first], f"the sides do not do the same work: {losses}"
+        spread = f"{median:7.3f} ms ({ordered[0]:.3f} to {ordered[-1]:.3f})"
+        print(f"{name:40s} {spread}   theirs / ours {median / base:5.2f}   loss {losses[name]:.2f}")
+    apart = max(losses.values()) - min(losses.values())
+    assert apart < 0.01 * losses[first], f"the sides do not do the same work: {losses}"
     setting = {key: getattr(args, key) for key in ("hidden", "latent", "batch", "rounds", "steps", "device")}
     name = f"training_speed_784-{args.hidden}-{args.latent}_batch{args.batch}_{args.device}"
     path = write(name, {"setting": setting, "rows": rows, **provenance(versions())})

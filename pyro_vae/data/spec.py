@@ -36,13 +36,13 @@ class DataSpec(Part):
         """What is known without reading; None where only the data can tell."""
         return None
 
-    def _images(self, shape: tuple[int, ...], num_classes: dict[str, int]) -> Declared:
-        """What is known of images in integer levels."""
-        return Declared(self.name, "unit" if self.binarize == "none" else "binary", shape, num_classes)
-
     def located(self) -> Self:
         """The same data set from any working directory: what names a file or folder is absolute."""
         return self
+
+    def _images(self, shape: tuple[int, ...], num_classes: dict[str, int]) -> Declared:
+        """What is known of images in integer levels."""
+        return Declared(self.name, "unit" if self.binarize == "none" else "binary", shape, num_classes)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,0 +1,42 @@
+"""The result card in words."""
+
+from typing import Any
+
+
+def card_lines(card: dict[str, Any]) -> list[tuple[str, str]]:
+    """The result card in words.
+
+    >>> card_lines({"density": "x", "split": "test", "num_data": 9, "elbo": None, "log_likelihood": None})[:2]
+    [('split', 'test, 9 data'), ('log p(x)', 'none: not a normalised density')]
+    """
+
+    def figure(value: dict[str, float] | None, unit: str = "nats per datum") -> str:
+        if value is None:
+            return "none: not a normalised density"
+        return f"{value['value']:.3f} ± {value['standard_error']:.3f} {unit}"
+
+    density, khat = card["density"], card.get("khat")
+    samples = card.get("num_importance_samples")
+    lines = [
+        ("split", f"{card['split']}, {card['num_data']} data"),
+        (f"log p({density})", figure(card["log_likelihood"]) + (f", {samples} importance samples" if samples else "")),
+        ("ELBO", figure(card["elbo"])),
+    ]
+    if card.get("reconstruction"):
+        lines.append(("E_q[log p(x | z)]", figure(card["reconstruction"])))
+    if card.get("kl"):
+        lines.append(("KL(q || p)", figure(card["kl"])))
+    if card.get("bits_per_dim") is not None:
+        lines.append(("bits per dimension", f"{card['bits_per_dim']:.4f}"))
+    if card.get("active_units") is not None:
+        lines.append(("active units", f"{card['active_units']} of {card['latent_dim']}"))
+    if khat:
+        share, limit = khat["good_fraction"], khat["threshold"]
+        lines.append(("k-hat", f"{100 * share:.1f} % of data below {limit:.2f} ({khat['num_draws']} draws)"))
+    if card.get("seconds"):
+        seconds = card["seconds"]
+        lines.append(("time", f"{seconds['train']:.1f} s training, {seconds['evaluate']:.1f} s evaluation"))
+        how = "compiled" if card["compiled"] else "not compiled"
+        lines.append(("training", f"{card['epochs']} epochs, {card['steps']} steps, {card['parameters']:,} parameters"))
+        lines.append(("on", f"{card['device']}, {card['precision']}, {how}, seed {card['seed']}"))
+    return lines

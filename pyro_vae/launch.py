@@ -1,0 +1,188 @@
+"""Starting and continuing runs: `train` makes a directory and fills it, `resume` goes on in one."""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyro_vae import checkpoints
+from pyro_vae.data import Arrays, Data
+from pyro_vae.data import load as load_data
+from pyro_vae.evaluation import prepared
+from pyro_vae.experiment import Experiment, check, dump, load_experiment
+from pyro_vae.records import versions, write_json, write_text
+from pyro_vae.runs import IMPORTANCE_SAMPLES, Run
+from pyro_vae.specs import DeclarationError
+from pyro_vae.training import Trainer, build, choose_device, decide_compile, log
+from pyro_vae.vae import VAE
+
+INITIAL_DATA = 10_000
+"""Training data that a data-dependent start looks at, at most."""
+
+
+def train(
+    experiment: Experiment | None = None,
+    data: Arrays | None = None,
+    out: Path | str | None = None,
+    *,
+    name: str | None = None,
+    start_from: Run | Path | str | None = None,
+    quiet: bool = False,
+    num_samples: int = IMPORTANCE_SAMPLES,
+) -> Run:
+    """Train an experiment and evaluate it.
+
+    Args:
+        experiment: the declaration, `digits` by default.
+        data: data in memory, instead of those that the experiment names.
+        out: run directory, a new one under `runs/` by default.
+        name: what the result card calls the variant.
+        start_from: a run whose parameters to start from.
+        quiet: no progress bar.
+        num_samples: importance samples per datum of the evaluation.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        DeclarationError: something in the declaration or the data is wrong; nothing is written.
+        NumericsError: a step was not finite; the last checkpoint stays.
+        Interrupted: a signal asked to stop; the state is saved.
+    """
+    name = name or ("digits" if experiment is None else "custom")
+    experiment = experiment or load_experiment("digits")
+    experiment = experiment.replace(data=experiment.data.located())
+    loaded = load_data(experiment.data, experiment.seed, data)
+    check(experiment, loaded)
+    device = choose_device(experiment.training.device)
+    vae = build(experiment, loaded, device)
+    if start_from is not None:
+        _start_from(vae, start_from)
+    else:
+        _initialise(vae, loaded, experiment, device)
+    folder = _new_directory(out, name)
+    compiled, reason = decide_compile(experiment, loaded, device)
+    write_text(folder / "experiment.yaml", dump(experiment))
+    environment = _environment(name, vae, device, reason, data is not None)
+    write_json(folder / "environment.json", environment)
+    run = Run(folder, data)
+    run.data = loaded
+    log.info(reason)
+    return _finish(run, Trainer(experiment, loaded, vae, folder, compiled, quiet), quiet, num_samples)
+
+
+def resume(
+    directory: Path | str, data: Arrays | None = None, *, quiet: bool = False, num_samples: int = IMPORTANCE_SAMPLES
+) -> Run:
+    """Continue a run that was stopped or killed, from its newest whole checkpoint.
+
+    Args:
+        directory: the run.
+        data: the data of a run trained on data in memory.
+        quiet: no progress bar.
+        num_samples: importance samples per datum of the evaluation.
+    """
+    run = Run(directory, data)
+    check(run.experiment, run.data)
+    root = run.directory / "checkpoints"
+    checkpoints.sweep(root)
+    newest = checkpoints.latest(root)
+    device = choose_device(run.experiment.training.device)
+    vae = build(run.experiment, run.data, device)
+    if newest is None:
+        compiled = decide_compile(run.experiment, run.data, device)[0]
+        _initialise(vae, run.data, run.experiment, device)
+    else:
+        compiled = json.loads((newest / "state.json").read_text())["compiled"]
+    trainer = Trainer(run.experiment, run.data, vae, run.directory, compiled, quiet)
+    if newest is not None:
+        trainer.load(newest)
+    return _finish(run, trainer, quiet, num_samples)
+
+
+def _finish(run: Run, trainer: Trainer, quiet: bool, num_samples: int) -> Run:
+    trainer.run()
+    run.vae = trainer.vae.eval()
+    part = next(part for part in ("test", "validation", "train") if len(getattr(run.data, part)))
+    run.evaluate(part, num_samples, progress_bar(len(getattr(run.data, part)), "evaluating", quiet))
+    return run
+
+
+def progress_bar(total: int, text: str, quiet: bool) -> Callable[[int], object]:
+    """A callable that moves a progress bar on, silent where there is no terminal."""
+    from tqdm.auto import tqdm
+
+    bar = tqdm(total=total, desc=text, disable=quiet or None, leave=False)
+
+    def forward(num: int) -> None:
+        bar.update(num)
+        if bar.n >= total:
+            bar.close()
+
+    return forward
+
+
+def _initialise(vae: VAE, data: Data, experiment: Experiment, device: torch.device) -> None:
+    """Start what knows a data-dependent start from some of the training data."""
+    x = prepared(data, "train", experiment, device).x
+    if x is not None:
+        vae.initialise(x[:INITIAL_DATA])
+
+
+def _start_from(vae: VAE, source: Run | Path | str) -> None:
+    other = source if isinstance(source, Run) else Run(source)
+    try:
+        vae.load_state_dict(other.vae.state_dict())
+    except RuntimeError as error:
+        detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise DeclarationError(
+            [f"{other.directory}: its parameters do not fit this variant ({detail}); keep latent, likelihood, "
+             "guide and networks as they are there."]
+        ) from None  # fmt: skip
+
+
+def _new_directory(out: Path | str | None, name: str) -> Path:
+    """Make a new directory for a run.
+
+    Raises:
+        DeclarationError: it exists and is not empty, or cannot be made.
+    """
+    folder = Path(out) if out is not None else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    number = 1
+    while out is None and folder.exists():
+        number += 1
+        folder = folder.with_name(f"{folder.name.split('.')[0]}.{number}")
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise DeclarationError(
+                [f"{folder}: is there already and not empty; choose another --out, or --resume {folder}."]
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeclarationError([f"{folder}: cannot be made ({error.strerror}); choose another --out."]) from None
+    if not os.access(folder, os.W_OK):
+        raise DeclarationError([f"{folder}: cannot be written to; choose another --out."])
+    return folder
+
+
+def _environment(name: str, vae: VAE, device: torch.device, reason: str, in_memory: bool) -> dict[str, Any]:
+    shape = vae.shape
+    return {
+        "name": name,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": versions(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "compile": reason,
+        "shape": {"x": list(shape.x), "given": shape.given, "masked": shape.masked},
+        "data_in_memory": in_memory,
+    }

@@ -1,0 +1,77 @@
+"""The files of a run directory: JSON and text written whole or not at all, the lines of metrics.jsonl."""
+
+import json
+import math
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PACKAGES = ("pyro_vae", "torch", "pyro-ppl", "arviz", "numpy", "pydantic")
+
+
+class Metrics(NamedTuple):
+    """One line of metrics.jsonl; nats per datum."""
+
+    step: int
+    epoch: int
+    split: str
+    loss: float
+    elbo: float | None
+    reconstruction: float | None
+    kl: float | None
+    seconds: float
+    learning_rate: float | None = None
+    beta: float | None = None
+
+
+def write_metrics(folder: Path, rows: list[Metrics]) -> None:
+    """Append lines to metrics.jsonl."""
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row._asdict()) + "\n")
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line that was cut off is left out."""
+    path, rows = folder / "metrics.jsonl", []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def truncate_metrics(folder: Path, step: int) -> None:
+    """Drop what a killed run had written after its last checkpoint: it will be written again."""
+    rows = [row for row in read_metrics(folder) if row["step"] <= step]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    part = folder / "metrics.jsonl.part"
+    part.write_text(text, encoding="utf-8")
+    part.replace(folder / "metrics.jsonl")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that the numbers depend on."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+
+
+def write_json(path: Path, tree: dict[str, Any]) -> None:
+    """Write JSON, whole or not at all; numbers that are not finite become null."""
+    write_text(path, json.dumps(_finite(tree), indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
