@@ -7,6 +7,7 @@ with one message per mistake; a fault of ours exits 1; a signal exits 128 + its 
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -45,7 +46,9 @@ def main() -> None:
 def _guarded(arguments: list[str]) -> int:
     """Run a command; the exit code."""
     try:
-        app(arguments, standalone_mode=True)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"pyro-vae: {message}", file=sys.stderr)
+            app(arguments, standalone_mode=True)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
     except KeyboardInterrupt:

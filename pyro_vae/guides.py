@@ -34,7 +34,13 @@ class Raw(nn.Module):
     """r = W layers([h, neighbour, y]) + b + offset: what every amortised head starts from."""
 
     def __init__(
-        self, features: int, neighbour_dim: int | None, shape: Shape, widths: tuple[int, ...], activation: str, outputs: int
+        self,
+        features: int,
+        neighbour_dim: int | None,
+        shape: Shape,
+        widths: tuple[int, ...],
+        activation: str,
+        outputs: int,
     ) -> None:
         super().__init__()
         inputs = features + (neighbour_dim or 0) + shape.y

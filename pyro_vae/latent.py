@@ -4,7 +4,7 @@ Missing labels are drawn with the latents, c ~ q(y | x) (or p(y | x) by the impo
 is `sum`), so that every draw is one of (y, z) jointly.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -161,22 +161,9 @@ def sample(vae: VAE, num: int, y: Tensor | None = None, given: Tensor | None = N
         given: covariates (num, G), needed where the variant has any.
     """
     with unvalidated():
-        model, y = (vae.model, None) if y is None else _labelled(vae, y)
-        trace: Any = poutine.trace(model).get_trace(Batch(None, y=y, given=given, n=num))
+        trace: Any = poutine.trace(vae.model).get_trace(Batch(None, y=y, given=given, n=num))
     top = trace.nodes[list(vae.variant.layers)[-1]]["value"]
     return trace.nodes["x"]["value"], _mean(trace.nodes["x"]["fn"]), top
-
-
-def _labelled(vae: VAE, y: Tensor) -> tuple[Callable[[Batch], Tensor], Tensor]:
-    """The model with its labels fixed, and the labels, the missing ones drawn.
-
-    Of labels that can be missing the model only knows that others are impossible, so they are conditioned on.
-    """
-    columns = dict(zip(vae.variant.labels, y.reshape(len(y), -1).unbind(-1), strict=True))
-    drawn = {name: vae.label_priors[name]().sample(column.shape) for name, column in columns.items()}
-    fixed = {name: torch.where(column >= 0, column, drawn[name]) for name, column in columns.items()}
-    model = poutine.condition(vae.model, {name: fixed[name] for name in vae.variant.missing})
-    return model, torch.stack(list(fixed.values()), -1)
 
 
 @torch.no_grad()

@@ -278,9 +278,9 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, spec: Conv, inputs: int, shape: Shape, outputs: int) -> None:
         super().__init__()
-        channels, rows, columns = spec.image(shape)
+        channels, *size = spec.image(shape)
         strides, padding = spec.layer_strides(), spec.padding()
-        sizes = spec.sizes((rows, columns), strides[::-1])[::-1]  # smallest first: the encoder's way back
+        sizes = spec.sizes((size[0], size[1]), strides[::-1])[::-1]  # smallest first: the encoder's way back
         self.event = (outputs, *shape.x)
         self.start = (spec.channels[0], *sizes[0])
         width = spec.widths[-1] if spec.widths else inputs
@@ -293,11 +293,11 @@ class ConvDecoder(nn.Module):
         layers: list[nn.Module] = []
         for i, (maps, target, stride) in enumerate(zip(spec.channels, targets, strides, strict=True)):
             # What a strided convolution rounds away on the way down is put back on the way up.
-            extra = tuple(
+            rows, columns = (
                 after - ((before - 1) * stride - 2 * padding + spec.kernel)
                 for before, after in zip(sizes[i], sizes[i + 1], strict=True)
             )
-            up = nn.ConvTranspose2d(maps, target, spec.kernel, stride, padding, output_padding=extra)
+            up = nn.ConvTranspose2d(maps, target, spec.kernel, stride, padding, output_padding=(rows, columns))
             layers += [up] if i == len(strides) - 1 else spec.block(up, target)
         self.convolutions = nn.Sequential(*layers)
 

@@ -28,6 +28,9 @@ from pyro_vae.variant import Variant
 IMPOSSIBLE = -1e30
 """Log probability of a class that contradicts a known label: exp gives 0, and 0 x IMPOSSIBLE is 0, not NaN."""
 
+ENUMERABLE: Any = {"enumerate": "parallel"}
+"""Lets TraceEnum_ELBO and MCMC sum a label out."""
+
 type Program = Literal["model", "guide"]
 
 
@@ -198,12 +201,13 @@ class VAE(nn.Module):
         columns = None if batch.y is None else batch.y.reshape(batch.size, -1).unbind(-1)
         values = []
         for i, (name, label) in enumerate(self.variant.labels.items()):
-            known = None if columns is None or label.observed == "never" else columns[i]
-            fn = distributions[i]
-            if label.observed == "always":
+            known, fn = None if columns is None else columns[i], distributions[i]
+            if batch.x is None:  # generating: what is given holds, the rest is drawn from p(y)
+                value = pyro.sample(name, _certain(fn, known), infer=ENUMERABLE)
+            elif label.observed == "always":
                 value = _given_label(name, fn, known, guide)
             else:
-                value = _missing_label(name, fn, known, guide)
+                value = _missing_label(name, fn, None if label.observed == "never" else known, guide)
             values.append(one_hot(value, label.classes, dtype))
         widest = torch.broadcast_shapes(*[value.shape[:-1] for value in values])
         return torch.cat([value.expand(*widest, value.shape[-1]) for value in values], -1)
@@ -242,31 +246,29 @@ class VAE(nn.Module):
 
 
 def _given_label(name: str, fn: Any, known: Tensor | None, guide: bool) -> Tensor:
-    """A label that comes with the datum: conditioned on, never scored; drawn from p(y) when generating."""
-    if known is not None:
-        # Masked out of the density: the joint is p(x, z | y).
-        return known if guide else pyro.sample(name, fn.mask(mask=False), obs=known)
-    if guide:
-        raise ValueError(f"labels.{name} is observed always: the guide needs it, Batch(x, y=...).")
-    return pyro.sample(name, fn)
+    """A label that comes with the datum: conditioned on, never scored; the joint is p(x, z | y)."""
+    if known is None:
+        raise ValueError(f"labels.{name} is observed always: Batch(x, y=...) needs it.")
+    return known if guide else pyro.sample(name, fn.mask(mask=False), obs=known)
 
 
 def _missing_label(name: str, fn: Any, known: Tensor | None, guide: bool) -> Tensor:
     """A label that can be missing: enumerable; known ones are certain in the guide and a constraint in the model."""
-    infer: Any = {"enumerate": "parallel"}
-    if known is None:
-        return pyro.sample(name, fn, infer=infer)
-    is_known = known >= 0
-    if guide:
-        logits = fn.logits
-        hit = known[..., None] == torch.arange(logits.shape[-1], device=logits.device)
-        certain = torch.where(hit, torch.zeros_like(logits), torch.full_like(logits, IMPOSSIBLE))
-        fn = dist.Categorical(logits=torch.where(is_known[..., None], certain, logits))
-        return pyro.sample(name, fn, infer=infer)
-    value = pyro.sample(name, fn, infer=infer)
-    wrong = is_known & (value != known)
+    if known is None or guide:
+        return pyro.sample(name, _certain(fn, known), infer=ENUMERABLE)
+    value = pyro.sample(name, fn, infer=ENUMERABLE)
+    wrong = (known >= 0) & (value != known)
     pyro.factor(f"{name}_known", torch.where(wrong, IMPOSSIBLE, 0.0).to(fn.logits.dtype))
     return value
+
+
+def _certain(fn: Any, known: Tensor | None) -> Any:
+    """The distribution of a label, certain where it is known."""
+    if known is None:
+        return fn
+    hit = known[..., None] == torch.arange(fn.logits.shape[-1], device=fn.logits.device)
+    certain = torch.where(hit, torch.zeros_like(fn.logits), torch.full_like(fn.logits, IMPOSSIBLE))
+    return dist.Categorical(logits=torch.where((known >= 0)[..., None], certain, fn.logits))
 
 
 def densities(

@@ -22,8 +22,8 @@ TINY = [
     "training.batch_size=256",
 ]
 LABELS = "labels={digit: {classes: 10, observed: always}}"
-N = 360
-"""Test data of the digits."""
+N, VALIDATION = 360, 144
+"""Data of the digits in two splits."""
 
 
 @pytest.fixture(scope="session")
@@ -183,7 +183,9 @@ def test_resume_and_from_need_a_run(refused, tiny_run, tmp_path):
     assert mistake(refused, "train", "--resume", tiny_run, "seed=3") == (
         f"--resume {tiny_run}: continues as declared; drop the other arguments."
     )
-    assert "do not fit this variant" in mistake(refused, "train", "--from", tiny_run, "latent.dim=3", "--out", tmp_path / "x")
+    assert "do not fit this variant" in mistake(
+        refused, "train", "--from", tiny_run, "latent.dim=3", "--out", tmp_path / "x"
+    )
 
 
 # -------------------------------------------------------------------------------------- evaluation and scores
@@ -196,7 +198,7 @@ def test_evaluate_writes_the_card(done, tiny_run, copy):
     for name in ("elbo", "log_likelihood", "reconstruction", "kl", "khat", "num_data"):
         assert card[name] == before[name]
     out = done("evaluate", copy, "--samples", 5, "--split", "validation", "--quiet")
-    assert "validation, 143 data" in out
+    assert f"validation, {VALIDATION} data" in out
     assert pv.load(copy).result["split"] == "validation"
     assert pv.load(copy).result["num_importance_samples"] == 5
 
@@ -235,7 +237,7 @@ def test_codes(done, copy, tmp_path):
     assert found["digit"].shape == (N,)
     out = tmp_path / "my.codes"
     assert done("encode", copy, "--split", "validation", "--out", out, "--quiet") == ""
-    assert len(arrays(tmp_path / "my.codes.npz")["mean_z"]) == 143
+    assert len(arrays(tmp_path / "my.codes.npz")["mean_z"]) == VALIDATION
     done("encode", copy, "--out", tmp_path / "b.npz")
     assert {path.name for path in tmp_path.iterdir()} == {"copy", "my.codes.npz", "b.npz"}  # and no .part
 
@@ -382,20 +384,22 @@ def test_where_nothing_can_be_written(refused, tiny_run, tmp_path, command):
     assert mistake(refused, command, tiny_run, "--out", out) == (
         f"--out {out}: {tmp_path / 'none'} is no directory that can be written to; choose another."
     )
-    assert mistake(refused, command, tiny_run, "--out", "/proc/a").startswith("/proc/a.")  # root may write anywhere else
+    assert "/proc/a" in mistake(refused, command, tiny_run, "--out", "/proc/a")  # nobody may, root neither
     assert sorted(path.name for path in tiny_run.iterdir()) == before
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("command", ON_A_RUN)
 def test_a_damaged_checkpoint(refused, copy, command):
     for path in (copy / "checkpoints").glob("*/model.safetensors"):
         body = bytearray(path.read_bytes())
         body[-1] ^= 1
         path.write_bytes(bytes(body))
-    line = mistake(refused, command, copy)
-    assert "damaged" in line
-    assert str(copy) in line
+    *warnings, last = refused(command, copy)
+    assert warnings
+    assert all(line.startswith(f"pyro-vae: Passed over a damaged checkpoint. {copy}/checkpoints") for line in warnings)
+    assert last.startswith(f"pyro-vae: {copy}: holds no checkpoint")
 
 
 def test_a_run_without_a_checkpoint_or_with_a_broken_experiment(refused, copy):
@@ -434,8 +438,8 @@ def test_help_imports_nothing_heavy():
     code = (
         "import sys, pyro_vae.cli as cli\n"
         "code = cli._guarded(['--help']) or cli._guarded(['train', '--help'])\n"
-        "heavy = {'torch', 'pyro', 'arviz', 'numpy', 'matplotlib', 'xarray', 'pydantic', 'sklearn'} & set(sys.modules)\n"
-        "sys.exit(code or str(heavy) * bool(heavy))\n"
+        "heavy = {'torch', 'pyro', 'arviz', 'numpy', 'matplotlib', 'xarray', 'sklearn'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else code)\n"
     )
     done = program("-c", code)
     assert (done.returncode, done.stderr) == (0, "")

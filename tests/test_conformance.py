@@ -93,8 +93,9 @@ def batch_for(declared, size=6):
 
 
 def loss_of(vae, spec=None):
-    objective = (spec or pv.ELBO()).build(vae)
-    weights = {name: torch.tensor(value) for name, value in objective.spec.weights(1.0).items()}
+    spec = spec or pv.ELBO()
+    objective = spec.build(vae)
+    weights = {name: torch.tensor(value) for name, value in spec.weights(1.0).items()}
     return lambda batch: objective(batch, weights)
 
 
@@ -180,6 +181,11 @@ def check_distribution(p, shape, event_shape, value, inputs, module):
         assert (g != 0).any(), name
 
 
+def one_datum(*inputs):
+    """Each input (..., B, D), of the third datum alone."""
+    return [None if tensor is None else tensor[..., 2:3, :] for tensor in inputs]
+
+
 @every(LIKELIHOODS)
 @pytest.mark.parametrize("event", [(4,), (3, 4, 5)], ids=["vectors", "images"])
 def test_likelihood_shapes(spec, event, shape):
@@ -192,6 +198,9 @@ def test_likelihood_shapes(spec, event, shape):
     x = data(spec, shape[-1], *event)
     check_distribution(p, (*shape, *entries), unit, x, [z], likelihood)
     assert p.mean.shape == (*shape, *event)
+    alone = likelihood(*one_datum(z, y, given)).log_prob(x[2:3])
+    together = p.log_prob(x).narrow(len(shape) - 1, 2, 1)
+    torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-4)
 
 
 @every(PRIORS)
@@ -199,8 +208,10 @@ def test_prior_shapes(spec, shape):
     prior = spec.build(3, 2 if spec.reads_above else None, Shape((4,), y=2, given=1))
     above = torch.randn(*shape, 2, requires_grad=True) if spec.reads_above else None
     y, given = torch.randn(*shape, 2), torch.randn(shape[-1], 1)
-    inputs = [] if above is None else [above]
-    check_distribution(prior(above, y, given), shape, (3,), torch.randn(*shape, 3), inputs, prior)
+    inputs, z, p = [] if above is None else [above], torch.randn(*shape, 3), prior(above, y, given)
+    check_distribution(p, shape, (3,), z, inputs, prior)
+    alone = prior(*one_datum(above, y, given)).log_prob(*one_datum(z))
+    torch.testing.assert_close(alone, p.log_prob(z)[..., 2:3], rtol=1e-4, atol=1e-4)
 
 
 @every(GUIDES)
@@ -215,6 +226,12 @@ def test_head_shapes(spec, neighbour_dim, shape):
     z = q.rsample()
     assert z.shape == (*shape, 3)
     check_distribution(q, shape, (3,), z, [h], head)
+    p = pyro.distributions.Normal(torch.zeros(3), 1.0).to_event(1) if spec.order == "top_down" else None
+    alone = head(*one_datum(h, neighbour, y), p, None)
+    if spec.density:
+        torch.testing.assert_close(alone.log_prob(*one_datum(z)), q.log_prob(z)[..., 2:3], rtol=1e-4, atol=1e-4)
+    else:
+        torch.testing.assert_close(alone.mean, *one_datum(q.mean))
 
 
 @every(NETWORKS)

@@ -183,7 +183,12 @@ def test_what_fits_is_not_refused(overrides):
 def test_several_misfits_at_once():
     overrides = [GREY, "labels.digt.classes=10", "data.labels_kept=100", "objective.warmup_epochs=300"]
     fields = [problem.split(": ")[0] for problem in problems(*overrides)]
-    assert fields == ["variant.likelihood", "variant.labels.digt", "data.labels_kept=100", "objective.warmup_epochs=300"]
+    assert fields == [
+        "variant.likelihood",
+        "variant.labels.digt",
+        "data.labels_kept=100",
+        "objective.warmup_epochs=300",
+    ]
     labels = "labels={x: {classes: 40, observed: never}, b: {classes: 40, observed: never, rule: guide}}"
     assert len(problems(labels)) == 3
 

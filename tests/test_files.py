@@ -114,7 +114,9 @@ scalars = (
     | st.integers(-(10**12), 10**12)
     | st.floats(allow_nan=False, allow_infinity=False)
     | words
-    | st.sampled_from(["no", "yes", "null", "1e-3", "2020-01-01", ".nan", "010", "1:30", "~", "", "- x", "a: b", "&x", "#"])
+    | st.sampled_from(
+        ["no", "yes", "null", "1e-3", "2020-01-01", ".nan", "010", "1:30", "~", "", "- x", "a: b", "&x", "#"]
+    )
 )
 trees = st.dictionaries(
     words.filter(bool),
@@ -138,7 +140,8 @@ experiments = st.builds(
     pv.Experiment,
     variant=st.builds(
         pv.Variant,
-        latent=st.builds(pv.Latent, dim=st.integers(1, 10**9)) | st.tuples(st.builds(pv.Latent, dim=st.integers(1, 99))),
+        latent=st.builds(pv.Latent, dim=st.integers(1, 10**9))
+        | st.tuples(st.builds(pv.Latent, dim=st.integers(1, 99))),
         likelihood=st.builds(pv.Normal, scale=st.floats(1e-3, 1e6) | st.sampled_from(["learned", "decoded"])),
         labels=st.dictionaries(st.just("digit"), st.builds(pv.Label, classes=st.integers(10, 1000))),
         guide=st.just(pv.Point()) | st.builds(pv.DiagonalNormal, widths=st.lists(st.integers(1, 512), max_size=3)),
@@ -272,7 +275,7 @@ def test_a_bare_word_in_a_file_gets_fields():
         (".=3", "'.=3': must be key=value, like training.epochs=20."),
         ("seed.x=1", "seed.x: seed is 0 and has no 'x'."),
         ("latent.dim.x=3", "variant.latent.dim.x: variant.latent.dim is 8 and has no 'x'."),
-        ("likelihood.kind.x=3", 'variant.likelihood.kind.x: variant.likelihood.kind is "bernoulli" and has no \'x\'.'),
+        ("likelihood.kind.x=3", "variant.likelihood.kind.x: variant.likelihood.kind is \"bernoulli\" and has no 'x'."),
         ("encoder.widths.0=3", "variant.encoder.widths.0: variant.encoder.widths is [128, 64] and has no '0'."),
         ("latnt.dim=2", "latnt.dim: unknown key. Did you mean 'latent'? Known: variant, objective, data, training, "),
         ("encoder.widths=[1, 2", "encoder.widths: line 1, column 13: no valid YAML: expected ',' or ']'"),
