@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only, no progress.")]
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="Overrides.")]
 Samples = Annotated[int, typer.Option("--samples", "-k", min=1, help="Importance samples per datum, K.")]
@@ -53,8 +53,6 @@ def _guarded(arguments: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        return 0
     except Exception as error:
         code, problems = _judged(error)
         if code == 1:
@@ -136,7 +134,7 @@ def validate(
     load_experiment(file, overrides or [])
     if as_json:
         print(json.dumps({"file": file, "valid": True}))
-    elif not quiet:
+    else:
         print(f"{file}: valid")
 
 
@@ -220,7 +218,7 @@ def encode(
     codes = run.encode(batch)
     arrays = {f"mean_{name}": value for name, value in codes.mean.items()}
     arrays |= {f"sd_{name}": value for name, value in codes.sd.items()}
-    _save_arrays(path, extra | arrays, as_json, quiet)
+    _save_arrays(path, extra | arrays, as_json)
 
 
 @app.command()
@@ -241,7 +239,7 @@ def score(
     scores = run.score(batch, samples, progress_bar(batch.size, "scoring", quiet or as_json))
     names = ("log_likelihood", "standard_error", "khat", "elbo")
     arrays = {name: getattr(scores, name) for name in names}
-    _save_arrays(path, extra | arrays, as_json, quiet)
+    _save_arrays(path, extra | arrays, as_json)
 
 
 @app.command()
@@ -258,9 +256,9 @@ def sample(
     from pyro_vae import plots
 
     run, path = _load(directory), _target(out, directory / "samples.png")
-    x, mean, z = run.sample(num, _labels(run, label or [], num), seed)
+    x, mean, z = run.sample(num, _labels(run, label or [], num), seed=seed)
     figure = plots.data_figure(mean.cpu().numpy()[:256], f"{run.experiment.data.name}: E[x | z], z from the prior")
-    _save_picture(figure, path, {"x": x, "mean": mean, "z": z}, as_json, quiet)
+    _save_picture(figure, path, {"x": x, "mean": mean, "z": z}, as_json)
 
 
 @app.command()
@@ -282,14 +280,14 @@ def reconstruct(
     run, path = _load(directory), _target(out, directory / "reconstructions.png")
     batch, extra = _input(run, input, split)
     batch = batch.map(lambda tensor: tensor[:num])
-    draws = run.reconstruct(batch, 1, seed)
+    draws = run.reconstruct(batch, 1, seed=seed)
     x, mean = cast(torch.Tensor, batch.x), draws.x_mean[0]
     shown = min(batch.size, 12)
     both = torch.cat([x[:shown], mean[:shown]]).cpu().numpy()
     title = f"{run.experiment.data.name}: x above E[x | z], z from q(z | x)"
     figure = plots.data_figure(both, title, columns=shown, row_labels=("x", "E[x | z]"))
-    arrays = {"x": x, "mean": mean, **{f"z_{name}": z[0] for name, z in draws.z.items()}}
-    _save_picture(figure, path, {k: v[:num] for k, v in extra.items()} | arrays, as_json, quiet)
+    arrays = {"x": x, "mean": mean, **{name: z[0] for name, z in draws.z.items()}}
+    _save_picture(figure, path, {k: v[:num] for k, v in extra.items()} | arrays, as_json)
 
 
 def _load(directory: Path) -> "Run":
@@ -349,7 +347,7 @@ def _labels(run: "Run", words: list[str], num: int) -> Any:
     return torch.tensor([[chosen[name] for name in sites]]).expand(num, -1)
 
 
-def _save_arrays(path: Path, arrays: dict[str, Any], as_json: bool, quiet: bool, picture: Path | None = None) -> None:
+def _save_arrays(path: Path, arrays: dict[str, Any], as_json: bool, picture: Path | None = None) -> None:
     """Write .npz, whole or not at all, and say what is in it."""
     import numpy as np
     import torch
@@ -363,17 +361,17 @@ def _save_arrays(path: Path, arrays: dict[str, Any], as_json: bool, quiet: bool,
     shapes = {name: list(array.shape) for name, array in numpy.items()}
     if as_json:
         print(json.dumps({"file": str(path), "arrays": shapes} | ({"picture": str(picture)} if picture else {})))
-    elif not quiet:
+    else:
         print(f"{path}: " + ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items()))
         if picture:
             print(picture)
 
 
-def _save_picture(figure: Any, path: Path, arrays: dict[str, Any], as_json: bool, quiet: bool) -> None:
+def _save_picture(figure: Any, path: Path, arrays: dict[str, Any], as_json: bool) -> None:
     from pyro_vae import plots
 
     picture = plots.save(figure, path.with_name(f"{path.name}.png"))
-    _save_arrays(path, arrays, as_json, quiet, picture)
+    _save_arrays(path, arrays, as_json, picture)
 
 
 def _report(run: "Run", card: dict[str, Any], as_json: bool) -> None:

@@ -16,10 +16,10 @@ from pyro_vae.data import Arrays, Data
 from pyro_vae.data import load as load_data
 from pyro_vae.evaluation import prepared
 from pyro_vae.experiment import Experiment, check, dump, load_experiment
-from pyro_vae.records import versions, write_json, write_text
+from pyro_vae.records import read_json, versions, write_json, write_text
 from pyro_vae.runs import IMPORTANCE_SAMPLES, Run
 from pyro_vae.specs import DeclarationError
-from pyro_vae.training import Trainer, build, choose_device, decide_compile, log
+from pyro_vae.training import Trainer, build, choose_device, choose_threads, decide_compile, log
 from pyro_vae.vae import VAE
 
 INITIAL_DATA = 10_000
@@ -69,7 +69,7 @@ def train(
     folder = _new_directory(out, name)
     compiled, reason = decide_compile(experiment, loaded, device)
     write_text(folder / "experiment.yaml", dump(experiment))
-    environment = _environment(name, vae, device, reason, data is not None)
+    environment = _environment(name, experiment, vae, device, reason, data is not None)
     write_json(folder / "environment.json", environment)
     run = Run(folder, data)
     run.data = loaded
@@ -99,7 +99,7 @@ def resume(
         compiled = decide_compile(run.experiment, run.data, device)[0]
         _initialise(vae, run.data, run.experiment, device)
     else:
-        compiled = json.loads((newest / "state.json").read_text())["compiled"]
+        compiled = read_json(newest / "state.json")["compiled"]
     trainer = Trainer(run.experiment, run.data, vae, run.directory, compiled, quiet)
     if newest is not None:
         trainer.load(newest)
@@ -136,15 +136,20 @@ def _initialise(vae: VAE, data: Data, experiment: Experiment, device: torch.devi
 
 
 def _start_from(vae: VAE, source: Run | Path | str) -> None:
+    """Copy another run's parameters, if they have the same names and shapes."""
     other = source if isinstance(source, Run) else Run(source)
-    try:
-        vae.load_state_dict(other.vae.state_dict())
-    except RuntimeError as error:
-        detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise DeclarationError(
-            [f"{other.directory}: its parameters do not fit this variant ({detail}); keep latent, likelihood, "
-             "guide and networks as they are there."]
-        ) from None  # fmt: skip
+    there = {name: tuple(tensor.shape) for name, tensor in other.vae.state_dict().items()}
+    here = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
+    for name in {**here, **there}:
+        if there.get(name) != here.get(name):
+            shapes = f"{name} has shape {there.get(name, 'none')} there and {here.get(name, 'none')} here"
+            raise DeclarationError(
+                [
+                    f"{other.directory}: its parameters do not fit this variant: {shapes}; keep latent, "
+                    "likelihood, guide and networks as they are there."
+                ]
+            )
+    vae.load_state_dict(other.vae.state_dict())
 
 
 def _new_directory(out: Path | str | None, name: str) -> Path:
@@ -171,7 +176,10 @@ def _new_directory(out: Path | str | None, name: str) -> Path:
     return folder
 
 
-def _environment(name: str, vae: VAE, device: torch.device, reason: str, in_memory: bool) -> dict[str, Any]:
+def _environment(
+    name: str, experiment: Experiment, vae: VAE, device: torch.device, reason: str, in_memory: bool
+) -> dict[str, Any]:
+    """What the numbers may depend on beside the declaration."""
     shape = vae.shape
     return {
         "name": name,
@@ -180,7 +188,7 @@ def _environment(name: str, vae: VAE, device: torch.device, reason: str, in_memo
         "versions": versions(),
         "machine": platform.machine(),
         "system": platform.system(),
-        "threads": torch.get_num_threads(),
+        "threads": choose_threads(experiment, vae),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "compile": reason,
         "shape": {"x": list(shape.x), "given": shape.given, "masked": shape.masked},

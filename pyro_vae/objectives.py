@@ -51,6 +51,8 @@ class Objective(Part):
 class ELBO(Objective):
     """-loss = E_q[log p(x | z)] - beta KL(q(z | x) || p(z)), beta rising linearly over the warm-up.
 
+    With missing labels the KL is that of (y, z) jointly.
+
     References:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014).
         beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework (Higgins et al., 2017).
@@ -92,9 +94,8 @@ class ELBOLoss(nn.Module):
         """Loss (nats per datum) and terms."""
         d = densities(self.vae, batch, self.spec.num_particles)
         reconstruction, rest, kl_per_dim = split(self.vae, d, self.spec.kl == "closed_form")
-        rule = self.vae.variant.rule
-        bound = without_labels(reconstruction + weights["beta"] * rest, d, batch, rule)
-        return -bound.mean(), terms(reconstruction, rest, kl_per_dim, d, batch, rule)
+        t, beta = terms(reconstruction, rest, kl_per_dim, d, batch, self.vae.variant.rule), weights["beta"]
+        return -((1 - beta) * t.reconstruction + beta * t.elbo).mean(), t  # reconstruction - beta kl
 
 
 def split(vae: VAE, d: Densities, closed_form: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

@@ -7,6 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pyro_vae.specs import DeclarationError
+
 PACKAGES = ("pyro_vae", "torch", "pyro-ppl", "arviz", "numpy", "pydantic")
 
 
@@ -55,6 +57,22 @@ def truncate_metrics(folder: Path, step: int) -> None:
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that the numbers depend on."""
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a run.
+
+    Raises:
+        DeclarationError: it is missing or damaged.
+    """
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no JSON"
+        raise DeclarationError([f"{path}: cannot be read: {reason}; restore it, or train again."]) from None
+    if not isinstance(tree, dict):
+        raise DeclarationError([f"{path}: holds no JSON object; restore it, or train again."])
+    return tree
 
 
 def write_json(path: Path, tree: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from pyro_vae.data import load as load_data
 from pyro_vae.evaluation import Scores, evaluate, prepared, score
 from pyro_vae.experiment import Experiment, experiment_from
 from pyro_vae.files import read_yaml
-from pyro_vae.records import read_metrics, versions, write_json
+from pyro_vae.records import read_json, read_metrics, versions, write_json
 from pyro_vae.specs import DeclarationError
 from pyro_vae.training import (
     choose_device,
@@ -97,17 +97,18 @@ class Run:
         root = self.directory / "checkpoints"
         newest = checkpoints.latest(root)
         if newest is None:
+            found = "no whole checkpoint" if checkpoints.steps(root) else "no checkpoint yet"
             raise DeclarationError(
-                [f"{self.directory}: holds no checkpoint yet; `pyro-vae train --resume {self.directory}` trains it."]
+                [f"{self.directory}: holds {found}; `pyro-vae train --resume {self.directory}` trains it."]
             )
-        state = json.loads((newest / "state.json").read_text())
+        state = read_json(newest / "state.json")
         best = state["best_step"]
         return newest if best is None else checkpoints.step_folder(root, best)
 
     @property
     def environment(self) -> dict[str, Any]:
         """Where and how the run was made."""
-        return json.loads((self.directory / "environment.json").read_text())
+        return read_json(self.directory / "environment.json")
 
     @property
     def result(self) -> dict[str, Any]:
@@ -115,7 +116,7 @@ class Run:
         path = self.directory / "result.json"
         if not path.is_file():
             raise DeclarationError([f"{self.directory}: has no result yet; `pyro-vae evaluate` makes one."])
-        return json.loads(path.read_text())
+        return read_json(path)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -184,7 +185,7 @@ class Run:
             raise DeclarationError([f"split={split!r}: holds no data; set data.validation or choose another."])
         measured = evaluate(self.vae, self.data, self.experiment, split, num_samples, progress)
         folder = self._checkpoint()
-        state, environment = json.loads((folder / "state.json").read_text()), self.environment
+        state, environment = read_json(folder / "state.json"), self.environment
         seconds = {"train": state["seconds"], **measured.pop("seconds")}
         card = {
             "variant": environment["name"],
@@ -216,10 +217,22 @@ class Run:
         with self._seeded():
             return latent.encode(self.vae, batch, num_particles)
 
-    def sample(self, num: int = 64, y: Tensor | None = None, seed: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Generated x, their means and the top latent, each (num, ...)."""
+    def sample(
+        self, num: int = 64, y: Tensor | None = None, given: Tensor | None = None, seed: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Generated x, their means and the top latent, each (num, ...).
+
+        Args:
+            num: how many.
+            y: labels (num,) or (num, sites); drawn from p(y) by default.
+            given: covariates (num, G); those of the test data, in turn, by default.
+            seed: of the draws, the run's own by default.
+        """
+        if given is None and self.vae.shape.given:
+            known = self.batch("test").given
+            given = None if known is None else known[torch.arange(num, device=known.device) % len(known)]
         with self._seeded(seed):
-            return latent.sample(self.vae, num, y)
+            return latent.sample(self.vae, num, y, given)
 
     def reconstruct(self, batch: Batch, num_draws: int = 1, seed: int | None = None) -> latent.Draws:
         """Draws from the posterior and what they reconstruct, (S, B, ...)."""
