@@ -24,9 +24,7 @@ from pyro_vae.priors import PRIORS
 from pyro_vae.specs import Count, DeclarationError, OneOf, Part, Spec, Table, did_you_mean, explain
 from pyro_vae.variant import Variant
 
-TABLES: dict[str, Table] = {
-    table.noun: table for table in (LIKELIHOODS, PRIORS, GUIDES, NETWORKS, OBJECTIVES, DATA)
-}
+TABLES: dict[str, Table] = {table.noun: table for table in (LIKELIHOODS, PRIORS, GUIDES, NETWORKS, OBJECTIVES, DATA)}
 """Every table of parts, by what its parts are called."""
 
 

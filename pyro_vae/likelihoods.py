@@ -53,6 +53,12 @@ class Decoded(nn.Module):
         """The decoder's outputs."""
         return self.network(join(z, y, given)).unbind(self.axis)
 
+    def start_at(self, *r: Tensor) -> None:
+        """Begin with outputs around r_1, ..., each shaped like x, if the network knows how."""
+        start = getattr(self.network, "start_at", None)
+        if start is not None:
+            start(torch.stack(r))
+
 
 class Bernoulli(Likelihood):
     """p(x | z) = prod_i D_i(z)^x_i (1 - D_i(z))^(1 - x_i), D = sigmoid of the decoder.
@@ -103,6 +109,15 @@ class BernoulliLikelihood(nn.Module):
         (logits,) = self.decoded(z, y, given)
         return dist.Bernoulli(logits=logits, validate_args=False if self.grey else None)
 
+    @torch.no_grad()
+    def initialise(self, x: Tensor) -> None:
+        """Start every entry at its share of ones in the data x (N, *event), no logit beyond 7.
+
+        References:
+            Importance Weighted Autoencoders (Burda, Grosse & Salakhutdinov, 2016), whose models start so.
+        """
+        self.decoded.start_at(x.mean(0).clamp(1e-3, 1 - 1e-3).logit())
+
 
 class ContinuousBernoulli(Likelihood):
     """p(x | z) = prod_i C(D_i) D_i^x_i (1 - D_i)^(1 - x_i) on [0, 1], normalised by C.
@@ -148,7 +163,7 @@ class Normal(Likelihood):
     """p(x | z) = N(x; D(z), sigma^2), sigma^2 = min_scale^2 + exp(rho) where it is learned.
 
     A learned single sigma^2 minimises d log sigma^2 + ||x - D(z)||^2 / sigma^2, whose optimum is the mean
-    squared residual per entry; it starts at the variance of the training data.
+    squared residual per entry; it starts at the variance of the training data, D at their mean.
 
     References:
         Simple and Effective VAE Training with Calibrated Decoders (Rybkin, Daniilidis & Levine, 2021).
@@ -181,10 +196,11 @@ class NormalLikelihood(nn.Module):
         super().__init__()
         self.decoded, self.min_scale = decoded, spec.min_scale
         self.log_variance: nn.Parameter | None = None
+        self.is_decoded = spec.scale == "decoded"
         if spec.scale in ("learned", "per_pixel"):
             entries = shape.x if spec.scale == "per_pixel" else ()
             self.log_variance = nn.Parameter(torch.zeros(entries))
-        elif spec.scale != "decoded":
+        elif not self.is_decoded:
             self.register_buffer("scale", torch.tensor(float(spec.scale)), persistent=False)
 
     def forward(self, z: Tensor, y: Tensor | None, given: Tensor | None) -> dist.Distribution:
@@ -197,10 +213,16 @@ class NormalLikelihood(nn.Module):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        """Start a learned sigma^2 at the variance of the data x (N, *event), where Adam finds it soon."""
+        """Start D at the mean of the data x (N, *event), a learned sigma^2 at their variance about it."""
+        mean, variance = x.mean(0), x.var(0, correction=0)
+        if self.log_variance is not None and self.log_variance.dim() == 0:
+            variance = variance.mean()
+        # An entry that never varies must not start so sharp that the first guesses cost thousands of nats.
+        least = 0.01 * variance.mean() + self.min_scale**2 + 1e-8
+        rho = (variance - self.min_scale**2).clamp_min(least).log()
         if self.log_variance is not None:
-            variance = x.var(correction=0) if self.log_variance.dim() == 0 else x.var(0, correction=0)
-            self.log_variance.copy_((variance - self.min_scale**2).clamp_min(1e-8 + self.min_scale**2).log())
+            self.log_variance.copy_(rho)
+        self.decoded.start_at(*((mean, rho) if self.is_decoded else (mean,)))
 
 
 LIKELIHOODS = Table("likelihood", Likelihood, Bernoulli, ContinuousBernoulli, Normal)

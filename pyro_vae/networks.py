@@ -12,7 +12,7 @@ with any leading batch dimensions (C, K, B), which it broadcasts over and never 
 """
 
 import math
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -150,6 +150,11 @@ class MLPDecoder(nn.Module):
     def forward(self, c: Tensor) -> Tensor:
         """Numbers (..., outputs, *event) from conditions c (..., inputs)."""
         return self.output(self.layers(c)).unflatten(-1, self.event).to(c.dtype)
+
+    @torch.no_grad()
+    def start_at(self, r: Tensor) -> None:
+        """Begin with outputs around r (outputs, *event): as the bias of the last layer."""
+        self.output.bias.copy_(r.flatten())
 
 
 class Conv(Network):
@@ -306,6 +311,13 @@ class ConvDecoder(nn.Module):
         batch = c.shape[:-1]
         image = self.convolutions(self.dense(c).reshape(-1, *self.start))
         return image.reshape(*batch, *self.event).to(c.dtype)
+
+    @torch.no_grad()
+    def start_at(self, r: Tensor) -> None:
+        """Begin with outputs around the mean of r (outputs, channels, rows, columns) in each channel."""
+        bias = cast(nn.ConvTranspose2d, self.convolutions[-1]).bias
+        if bias is not None:
+            bias.copy_(r.mean((-2, -1)).flatten())
 
 
 NETWORKS = Table("network", Network, MLP, Conv)

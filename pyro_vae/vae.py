@@ -239,7 +239,7 @@ class VAE(nn.Module):
         return model, guide
 
     def initialise(self, x: Tensor) -> None:
-        """Start parameters that know a data-dependent start (a learned sigma^2) from data x (N, *event)."""
+        """Start the likelihood where the data x (N, *event) are on average, if it knows how."""
         start = getattr(self.likelihood, "initialise", None)
         if start is not None:
             start(x)

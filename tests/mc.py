@@ -30,9 +30,7 @@ def assert_close_mc(
     _assert((estimate - expected).abs() <= tolerance, estimate, expected, tolerance, "within")
 
 
-def assert_below_mc(
-    a: Tensor | float, b: Tensor | float, standard_error: Tensor | float, sigmas: float = 5
-) -> None:
+def assert_below_mc(a: Tensor | float, b: Tensor | float, standard_error: Tensor | float, sigmas: float = 5) -> None:
     """Assert that a is not above b by more than chance: a - b <= sigmas * standard_error.
 
     One-sided; where a = b in truth the false-alarm rate is half that of `assert_close_mc`.

@@ -253,9 +253,7 @@ CALLS = [*(("fsync", i) for i in range(6)), ("mkdir", 1), ("rename", 0)]
     ("exists", "function", "call"),
     [*((exists, *call) for exists in (True, False) for call in CALLS), (True, "rename", 1)],
 )
-def test_a_failed_write_keeps_the_old_checkpoint_and_leaves_no_temporary(
-    tmp_path, monkeypatch, exists, function, call
-):
+def test_a_failed_write_keeps_the_old_checkpoint_and_leaves_no_temporary(tmp_path, monkeypatch, exists, function, call):
     if exists:
         save(tmp_path / "c", TENSORS, {"step": "old"})
     with monkeypatch.context() as patch:

@@ -124,7 +124,7 @@ def test_validate(done, say, refused, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("variant: {latent: {dim: 3}}")
     assert done("validate", path) == f"{path}: valid\n"
-    assert done("validate", path, "--quiet") == ""
+    assert done("validate", path, "--quiet") == f"{path}: valid\n"
     assert json.loads(done("validate", path, "--json")) == {"file": str(path), "valid": True}
     path.write_text("variant: {latent: {dmi: 3}, likelihood: bernouli}\nseed: -1")
     lines = refused("validate", path)
@@ -236,7 +236,7 @@ def test_codes(done, copy, tmp_path):
     np.testing.assert_array_equal(found["sd_z"], codes.sd["z"].numpy())
     assert found["digit"].shape == (N,)
     out = tmp_path / "my.codes"
-    assert done("encode", copy, "--split", "validation", "--out", out, "--quiet") == ""
+    assert done("encode", copy, "--split", "validation", "--out", out, "--quiet").startswith(f"{out}.npz: ")
     assert len(arrays(tmp_path / "my.codes.npz")["mean_z"]) == VALIDATION
     done("encode", copy, "--out", tmp_path / "b.npz")
     assert {path.name for path in tmp_path.iterdir()} == {"copy", "my.codes.npz", "b.npz"}  # and no .part

@@ -61,9 +61,7 @@ def test_every_group_dimension_and_coordinate(event):
     np.testing.assert_array_equal(tree["prior_predictive/x"][0], given["prior_predictive"])
     np.testing.assert_array_equal(tree["observed_data/x"], given["x"])
     assert tree["observed_data/x"].dtype == np.uint8
-    np.testing.assert_array_equal(
-        tree["sample_stats/log_w"][0], given["log_p"].detach().numpy() - given["log_q"]
-    )
+    np.testing.assert_array_equal(tree["sample_stats/log_w"][0], given["log_p"].detach().numpy() - given["log_q"])
     assert tree["constant_data/digit"].sel(obs=17) == -1
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from mc import assert_close_mc
 
 from pyro_vae.likelihoods import Bernoulli, ContinuousBernoulli, Likelihood, Normal
-from pyro_vae.networks import MLP, Shape
+from pyro_vae.networks import MLP, Conv, Shape
 from pyro_vae.specs import DeclarationError
 
 LINEAR = MLP(widths=[])
@@ -158,13 +158,33 @@ def test_scale_below_the_floor_is_refused():
         Normal(scale=0.0, min_scale=0.0)
 
 
-@pytest.mark.parametrize("scale", ["learned", "per_pixel"])
-def test_initialise_starts_at_the_variance_of_the_data(scale):
+@pytest.mark.parametrize("scale", ["learned", "per_pixel", "decoded"])
+def test_initialise_starts_at_the_mean_and_variance_of_the_data(scale):
     likelihood = build(Normal(scale=scale))
     x = torch.randn(500, 4) * torch.tensor([0.5, 1.0, 2.0, 4.0]) + 3
     likelihood.initialise(x)
-    expected = x.var(0, correction=0) if scale == "per_pixel" else x.var(correction=0)
-    torch.testing.assert_close(likelihood(torch.zeros(3), None, None).variance, expected.expand(4))
+    p_x, variance = likelihood(torch.zeros(3), None, None), x.var(0, correction=0)  # z = 0 leaves the last bias
+    torch.testing.assert_close(p_x.variance, (variance.mean() if scale == "learned" else variance).expand(4))
+    torch.testing.assert_close(p_x.mean, x.mean(0))
+
+
+def test_initialise_starts_a_bernoulli_at_the_share_of_ones():
+    likelihood = build(Bernoulli())
+    likelihood.initialise(torch.tensor([[0.0, 1.0, 0.0, 1.0], [0.0, 1.0, 1.0, 1.0]]))
+    found = likelihood(torch.zeros(3), None, None).probs
+    torch.testing.assert_close(found, torch.tensor([0.001, 0.999, 0.5, 0.999], dtype=found.dtype))
+
+
+def test_initialise_starts_a_convolution_at_the_mean_of_each_channel():
+    likelihood = Normal(scale=1.0).build(Conv(channels=[4]), 3, Shape((2, 8, 8)))
+    x = torch.stack([torch.full((5, 8, 8), 0.2), torch.full((5, 8, 8), 0.7)], 1)
+    likelihood.initialise(x)
+    with torch.no_grad():
+        for layer in likelihood.decoded.network.dense.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.weight.zero_()
+    mean = likelihood(torch.zeros(1, 3), None, None).mean
+    torch.testing.assert_close(mean[0], x[0].to(mean.dtype))
 
 
 @pytest.mark.parametrize("scale", SCALES)

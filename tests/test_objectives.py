@@ -156,10 +156,8 @@ def test_terms_per_site_are_those_of_the_densities(name):
 # -------------------------------------------------------------------------------------------------- beta and particles
 
 
-@pytest.mark.parametrize("name", ["plain", "ladder", "ladder, missing pixels"])
 @pytest.mark.parametrize("value", [0.0, 0.25, 4.0])
-def test_beta_weighs_the_kl(name, value):
-    case = parts.CASES[name]
+def test_beta_weighs_the_kl(case, value):
     vae, batch = parts.vae(**case), parts.batch(case)
     loss, terms = ELBO().build(vae)(batch, beta(value))
     torch.testing.assert_close(loss, (value * terms.kl - terms.reconstruction).mean())
@@ -173,7 +171,7 @@ def test_beta_weighs_the_labels_too():
     d = same_draws(densities, vae, batch)
     reconstruction, rest, _ = split(vae, d, closed_form=True)
     log_pi = d.q["y"].log_prob
-    expected = (log_pi.exp() * (reconstruction + 0.5 * rest - log_pi)).sum(0)
+    expected = (log_pi.exp() * (reconstruction + 0.5 * (rest - log_pi))).sum(0)
     torch.testing.assert_close(loss, -expected.mean())
 
 

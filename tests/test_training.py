@@ -17,7 +17,7 @@ from pyro_vae import checkpoints
 from pyro_vae.data import load
 from pyro_vae.interruption import signals
 from pyro_vae.specs import DeclarationError
-from pyro_vae.training import Trainer, build, choose_device, decide_compile
+from pyro_vae.training import Trainer, build, choose_device, choose_threads, decide_compile
 
 TINY = [
     "latent.dim=2",
@@ -164,6 +164,22 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path):
     assert resumed.result["elbo"] == run.result["elbo"]
 
 
+@pytest.mark.parametrize("name", ["environment.json", "result.json"])
+def test_a_damaged_file_is_named(tmp_path, name):
+    run = pv.train(tiny(), out=tmp_path / "run", quiet=True, num_samples=5)
+    (run.directory / name).write_text('{"name": ')
+    with pytest.raises(DeclarationError, match=f"{name}: cannot be read: it is no JSON"):
+        _ = run.result, run.environment
+
+
+def test_every_checkpoint_damaged(tmp_path):
+    run = pv.train(tiny(), out=tmp_path / "run", quiet=True, num_samples=5)
+    for path in run.directory.glob("checkpoints/*/model.safetensors"):
+        path.write_bytes(b"")
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(DeclarationError, match="no whole checkpoint"):
+        _ = pv.load(run.directory).vae
+
+
 def test_from_starts_at_the_other_runs_parameters(tmp_path):
     first = pv.train(tiny(), out=tmp_path / "first", quiet=True, num_samples=5)
     experiment = tiny("training.epochs=1", "training.optimizer.learning_rate=1e-12")
@@ -286,6 +302,23 @@ def test_arrays_in_memory(tmp_path):
     assert len(pv.load(run.directory, data=pv.Arrays(x, np.arange(120) % 3)).data.train) == len(run.data.train)
 
 
+def test_covariates(tmp_path):
+    """Given in training, seen by encoder and decoder, and needed to generate: those of the test data by default."""
+    rng = np.random.default_rng(0)
+    given = rng.normal(size=(200, 2)).astype(np.float32)
+    x = (given @ rng.normal(size=(2, 6)) + 0.1 * rng.normal(size=(200, 6))).astype(np.float32)
+    experiment = pv.Experiment(
+        variant=pv.Variant(latent=pv.Latent(dim=1), encoder=pv.MLP(widths=[8]), decoder=pv.MLP(widths=[16])),
+        training=pv.Training(epochs=300, batch_size=32, optimizer=pv.Optimizer(learning_rate=1e-2)),
+    )
+    run = pv.train(experiment, data=pv.Arrays(x, given=given), out=tmp_path / "run", quiet=True, num_samples=5)
+    _, mean, _ = run.sample(20)
+    explained = 1 - (mean - run.data.test.x).var() / run.data.test.x.var()
+    assert explained > 0.8  # the covariates say nearly everything; a decoder without them explains nothing
+    tree = run.posterior(10, observations=[0, 1])
+    assert tree["prior_predictive"]["x"].shape == (1, 10, 6)
+
+
 def test_refusals_write_nothing(tmp_path):
     with pytest.raises(DeclarationError, match=r"batch_size=100000: there are 1293 training data"):
         pv.train(tiny("training.batch_size=100000"), out=tmp_path / "run", quiet=True)
@@ -303,6 +336,20 @@ def test_compile_is_decided_from_the_plan():
         compiled, reason = decide_compile(tiny(*overrides), data, cpu)
         assert compiled == expected
         assert reason
+
+
+def test_small_steps_take_one_thread(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    data, cpu = load(pv.DigitsData()), torch.device("cpu")
+    for overrides, expected in (([], 1), (["encoder.widths=[2000, 2000]"], 4), (["encoder=conv"], 4)):
+        experiment = tiny(*overrides)
+        assert choose_threads(experiment, build(experiment, data, cpu)) == expected
+
+
+def test_threads_are_as_before_afterwards(tmp_path):
+    before = torch.get_num_threads()
+    pv.train(tiny(), out=tmp_path / "run", quiet=True, num_samples=1)
+    assert torch.get_num_threads() == before
 
 
 def test_no_compiler_no_compilation(monkeypatch):
