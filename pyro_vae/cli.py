@@ -160,6 +160,7 @@ def train(
     from pyro_vae.specs import DeclarationError
 
     quiet = quiet or as_json
+    _log_to_stderr(quiet)
     words = arguments or []
     source = words[0] if words and "=" not in words[0] else None
     overrides = words[1:] if source else words
@@ -288,6 +289,14 @@ def reconstruct(
     figure = plots.data_figure(both, title, columns=shown, row_labels=("x", "E[x | z]"))
     arrays = {"x": x, "mean": mean, **{name: z[0] for name, z in draws.z.items()}}
     _save_picture(figure, path, {k: v[:num] for k, v in extra.items()} | arrays, as_json)
+
+
+def _log_to_stderr(quiet: bool) -> None:
+    """Show what was decided on the user's behalf, such as whether the step is compiled."""
+    import logging
+
+    logging.basicConfig(format="pyro-vae: %(message)s")
+    logging.getLogger("pyro_vae").setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 def _load(directory: Path) -> "Run":

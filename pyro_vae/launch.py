@@ -1,6 +1,5 @@
 """Starting and continuing runs: `train` makes a directory and fills it, `resume` goes on in one."""
 
-import json
 import os
 import platform
 import sys

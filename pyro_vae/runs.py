@@ -8,7 +8,6 @@ DIR/result.json        the result card
 DIR/posterior.nc       draws as an ArviZ DataTree, once asked for
 """
 
-import json
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path

@@ -221,9 +221,8 @@ class Trainer:
         with same_random_state(self.device):
             torch.manual_seed(self.experiment.seed)
             indices = torch.arange(len(self.data.validation), device=self.device)
-            return (
-                [fetch(data, chunk, self.prepare) for chunk in indices.split(VALIDATION_BATCH)] if len(indices) else []
-            )
+            chunks = indices.split(VALIDATION_BATCH) if len(indices) else ()
+            return [fetch(data, chunk, self.prepare) for chunk in chunks]
 
     def plan(self, epoch: int) -> Plan:
         """Order, learning rates and weights of an epoch (from 0): a function of the declaration alone."""
@@ -260,6 +259,8 @@ class Trainer:
             self._restore_random_state()
             while progress.epoch < training.epochs and not progress.stopped:
                 self._epoch(bar, caught)
+            if caught:
+                raise Interrupted(caught[0])  # it came after the last step, and everything is saved
             if progress.best_step is not None:
                 self._load_best()
         return progress
@@ -284,18 +285,14 @@ class Trainer:
         progress.seconds += time.perf_counter() - start
         progress.epoch += 1
         row = self._train_metrics(plan)
-        rows = [row, *self._validate(row)]
+        rows = [row, *self._validate()]
         self.state.totals.zero_()
         self.state.position.zero_()
         write_metrics(self.folder, rows)
         bar.set_postfix({rows[-1].split: f"{rows[-1].loss:.2f}"}, refresh=False)
         better = self._early_stopping(rows[-1])
-        if (
-            better
-            or progress.stopped
-            or progress.epoch % training.checkpoint_every == 0
-            or progress.epoch == training.epochs
-        ):
+        last = progress.stopped or progress.epoch == training.epochs
+        if better or last or progress.epoch % training.checkpoint_every == 0:
             self.save()
 
     def _raise_on_fault(self, plan: Plan) -> None:
@@ -330,7 +327,7 @@ class Trainer:
         )
 
     @torch.no_grad()
-    def _validate(self, row: Metrics) -> list[Metrics]:
+    def _validate(self) -> list[Metrics]:
         """The mean loss and terms over the validation data, with the same draws in every epoch."""
         if not self.validation:
             return []
