@@ -10,10 +10,13 @@ def card_lines(card: dict[str, Any]) -> list[tuple[str, str]]:
     [('split', 'test, 9 data'), ('log p(x)', 'none: not a normalised density')]
     """
 
-    def figure(value: dict[str, float] | None, unit: str = "nats per datum") -> str:
+    def number(value: float | None, digits: int = 3) -> str:
+        return "undetermined" if value is None else f"{value:.{digits}f}"
+
+    def figure(value: dict[str, float | None] | None, unit: str = "nats per datum") -> str:
         if value is None:
             return "none: not a normalised density"
-        return f"{value['value']:.3f} ± {value['standard_error']:.3f} {unit}"
+        return f"{number(value['value'])} ± {number(value['standard_error'])} {unit}"
 
     density, khat = card["density"], card.get("khat")
     samples = card.get("num_importance_samples")
@@ -27,12 +30,14 @@ def card_lines(card: dict[str, Any]) -> list[tuple[str, str]]:
     if card.get("kl"):
         lines.append(("KL(q || p)", figure(card["kl"])))
     if card.get("bits_per_dim") is not None:
-        lines.append(("bits per dimension", f"{card['bits_per_dim']:.4f}"))
+        lines.append(("bits per dimension", number(card["bits_per_dim"], 4)))
     if card.get("active_units") is not None:
-        lines.append(("active units", f"{card['active_units']} of {card['latent_dim']}"))
+        error = number(card["active_units_standard_error"], 1)
+        lines.append(("active units", f"{card['active_units']} ± {error} of {card['latent_dim']}"))
     if khat:
         share, limit = khat["good_fraction"], khat["threshold"]
-        lines.append(("k-hat", f"{100 * share:.1f} % of data below {limit:.2f} ({khat['num_draws']} draws)"))
+        error = number(100 * khat["standard_error"], 1)
+        lines.append(("k-hat", f"{100 * share:.1f} ± {error} % of data below {limit:.2f} ({khat['num_draws']} draws)"))
     if card.get("seconds"):
         seconds = card["seconds"]
         lines.append(("time", f"{seconds['train']:.1f} s training, {seconds['evaluate']:.1f} s evaluation"))

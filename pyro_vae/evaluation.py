@@ -20,11 +20,13 @@ from pyro_vae.data import Data
 from pyro_vae.diagnostics.importance import RunningLogMeanExp, mean_and_standard_error
 from pyro_vae.diagnostics.psis import khat_report, pareto_khat
 from pyro_vae.experiment import Experiment
-from pyro_vae.latent import chunks, particles_per_chunk, site_moments
+from pyro_vae.latent import chunks, data_per_chunk, particles_per_chunk, site_moments
 from pyro_vae.objectives import split, terms
+from pyro_vae.specs import DeclarationError
 from pyro_vae.step import fetch
 from pyro_vae.training import DTYPES, preparer, resident
 from pyro_vae.vae import VAE, Batch, Densities, densities, label_weights
+from pyro_vae.variant import Variant
 
 KHAT_DRAWS = 1000
 """Draws per datum that k-hat is fitted to, at most; its Monte Carlo sd is then 0.13."""
@@ -33,6 +35,10 @@ MIN_KHAT_DRAWS = 100
 ACTIVE = 0.01
 """Variance of E_q[z_d] over data above which a unit is active (Burda et al., 2016)."""
 DATA_PER_CHUNK = 100
+PREPARATION = 2**32
+"""Added to the seed where data are binarised, so that z does not follow the same random numbers."""
+RESAMPLES = 200
+"""Resamples of the data behind the standard error of the number of active units."""
 
 
 class Scores(NamedTuple):
@@ -54,9 +60,9 @@ class Scores(NamedTuple):
 def prepared(data: Data, part: str, experiment: Experiment, device: torch.device) -> Batch:
     """A whole split as the model sees it, with the binarisation drawn once from the seed."""
     split = getattr(data, part)
-    own = resident(split, experiment, device)
+    own = resident(split, experiment, device, training=False)
     with same_random_state(device):
-        torch.manual_seed(experiment.seed)
+        torch.manual_seed(experiment.seed + PREPARATION)
         dtype = DTYPES[experiment.training.precision]
         return fetch(own, torch.arange(len(split), device=device), preparer(data, dtype))
 
@@ -71,16 +77,17 @@ def score(vae: VAE, batch: Batch, num_samples: int, progress: Callable[[int], ob
         num_samples: K importance samples per datum.
         progress: called with the number of data just done.
     """
-    found = []
-    for part in chunks(batch, DATA_PER_CHUNK):
-        found.append(_score_chunk(vae, part, num_samples))
+    found: list[Scores] = []
+    for part in chunks(batch, data_per_chunk(vae, 1, DATA_PER_CHUNK)):
+        found.append(_score_chunk(vae, part, num_samples, sum(len(scores.elbo) for scores in found)))
         progress(part.size)
     mean = {name: torch.cat([scores.mean[name] for scores in found]) for name in vae.variant.layers}
     columns = {name: torch.cat([getattr(scores, name) for scores in found]) for name in Scores._fields[:-1]}
     return Scores(**columns, mean=mean)
 
 
-def _score_chunk(vae: VAE, batch: Batch, num_samples: int) -> Scores:
+def _score_chunk(vae: VAE, batch: Batch, num_samples: int, first: int) -> Scores:
+    """Scores of a few data, the first of which has that number."""
     running, sums = RunningLogMeanExp(), torch.zeros(3, batch.size, dtype=torch.float64)
     kept: list[Tensor] = []
     mean: dict[str, Tensor] = {}
@@ -93,6 +100,15 @@ def _score_chunk(vae: VAE, batch: Batch, num_samples: int) -> Scores:
             t = terms(reconstruction, rest, kl_per_dim, d, batch, vae.variant.rule)
         log_w = d.log_w.logsumexp(0) if d.labels else d.log_w
         log_w = log_w.expand(k, batch.size).double().cpu()
+        wrong = (log_w.isnan() | (log_w == math.inf)).any(0)
+        if bool(wrong.any()):
+            at = first + int(wrong.nonzero()[0])
+            raise DeclarationError(
+                [
+                    f"observation {at}: log p(x, z) is no number there: its values lie outside of what the model "
+                    "can score; look at them."
+                ]
+            )
         running.add(log_w)
         if done < KHAT_DRAWS:
             kept.append(log_w[: KHAT_DRAWS - done])
@@ -141,6 +157,9 @@ def evaluate(
         The part of the result card that this measures; nats per datum, `{"value", "standard_error"}` over data.
     """
     start, variant = time.perf_counter(), experiment.variant
+    normalized = variant.normalized
+    if not normalized:
+        num_samples = 1  # for the reconstruction, all that is reported
     device = next(vae.parameters()).device
     batch = prepared(data, part, experiment, device)
     was_training = vae.training
@@ -148,8 +167,7 @@ def evaluate(
         torch.manual_seed(experiment.seed)
         scores = score(vae.eval(), batch, num_samples, progress)
     vae.train(was_training)
-    active = sum(int((mean.var(0) > ACTIVE).sum()) for mean in scores.mean.values()) if batch.size > 1 else None
-    normalized, nll = variant.normalized, -float(scores.log_likelihood.mean())
+    active, active_error = active_units(torch.cat(list(scores.mean.values()), -1))
     khat_draws = min(num_samples, KHAT_DRAWS)
     return {
         "data": data.name,
@@ -161,12 +179,43 @@ def evaluate(
         "reconstruction": _with_error(scores.reconstruction),
         "kl": _with_error(scores.kl) if variant.guide.density else None,
         "num_importance_samples": num_samples if normalized else None,
-        "bits_per_dim": bits_per_dim(nll, data) if normalized and data.discrete else None,
+        "bits_per_dim": bits_per_dim(-float(scores.log_likelihood.mean()), data) if _has_bits(variant, data) else None,
         "active_units": active,
+        "active_units_standard_error": active_error,
         "latent_dim": sum(variant.layers.values()),
         "khat": khat_report(scores.khat.numpy(), khat_draws) if normalized and khat_draws >= MIN_KHAT_DRAWS else None,
         "seconds": {"evaluate": time.perf_counter() - start},
     }
+
+
+def active_units(mean: Tensor) -> tuple[int | None, float | None]:
+    """Number of units with Var_x(E_q[z_d]) > 0.01, and its standard error by resampling the data.
+
+    Args:
+        mean: E_q[z | x] (N, D).
+
+    Returns:
+        Number and standard error; None of fewer than two data.
+
+    References:
+        Importance Weighted Autoencoders (Burda, Grosse & Salakhutdinov, 2016).
+    """
+    n = len(mean)
+    if n < 2:
+        return None, None
+    with same_random_state(torch.device("cpu")):
+        torch.manual_seed(0)
+        counts = torch.stack([torch.bincount(torch.randint(n, (n,)), minlength=n) for _ in range(RESAMPLES)])
+    share = counts.to(mean.dtype) / n
+    centred = mean - mean.mean(0)
+    variances = (share @ centred.square() - (share @ centred).square()) * n / (n - 1)
+    return int((mean.var(0) > ACTIVE).sum()), float((variances > ACTIVE).sum(-1).to(mean.dtype).std())
+
+
+def _has_bits(variant: Variant, data: Data) -> bool:
+    """Whether bits per dimension mean something: a probability of binary data, or a density of dequantised ones."""
+    fits = variant.likelihood.discrete if data.support == "binary" else data.discrete
+    return variant.normalized and fits and data.train.mask is None
 
 
 def bits_per_dim(nll: float, data: Data) -> float:

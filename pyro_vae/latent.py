@@ -53,13 +53,13 @@ def chunks(batch: Batch, size: int) -> Iterator[Batch]:
 
 def data_per_chunk(vae: VAE, num_particles: int, most: int = 512) -> int:
     """How many data with that many particles keep the largest tensor within `CHUNK`."""
-    per_datum = vae.variant.cells * num_particles * vae.numel
+    per_datum = vae.variant.cells * num_particles * vae.widest
     return max(1, min(most, CHUNK // per_datum))
 
 
 def particles_per_chunk(vae: VAE, num_data: int) -> int:
     """How many particles of that many data keep the largest tensor within `CHUNK`."""
-    return max(1, CHUNK // (vae.variant.cells * num_data * vae.numel))
+    return max(1, CHUNK // (vae.variant.cells * num_data * vae.widest))
 
 
 @torch.no_grad()
@@ -71,11 +71,24 @@ def draw_posterior(vae: VAE, batch: Batch, num_draws: int) -> Draws:
         batch: B data.
         num_draws: S.
     """
+    parts = [_draw_chunk(vae, part, num_draws) for part in chunks(batch, data_per_chunk(vae, num_draws))]
+
+    def whole(values: list[Tensor]) -> Tensor:
+        return torch.cat(values, 1)
+
+    return Draws(
+        {name: whole([part.z[name] for part in parts]) for name in parts[0].z},
+        {name: whole([part.y[name] for part in parts]) for name in parts[0].y},
+        *(whole([part[i] for part in parts]) for i in range(2, 6)),  # type: ignore[misc]
+    )
+
+
+def _draw_chunk(vae: VAE, batch: Batch, num_draws: int) -> Draws:
     with unvalidated():
         d = densities(vae, batch, num_draws)
         cell = _draw_cells(d, vae, num_draws)
-        p_x = d.p["x"].fn
-        x_mean, x = _mean(p_x), p_x.sample()
+        p_x: Any = d.p["x"].fn
+        x_mean, x = p_x.mean, p_x.sample()
     shape = (num_draws, batch.size)
     log_q: Any = sum(site.log_prob for name, site in d.q.items() if name in vae.variant.layers)
     log_p: Any = sum(site.log_prob for site in d.p.values())
@@ -89,10 +102,6 @@ def draw_posterior(vae: VAE, batch: Batch, num_draws: int) -> Draws:
         _pick(x_mean, cell, len(vae.shape.x)),
         _pick(x, cell, len(vae.shape.x)),
     )
-
-
-def _mean(fn: object) -> Tensor:
-    return getattr(fn, "base_dist", fn).mean if hasattr(fn, "base_dist") else fn.mean  # type: ignore[attr-defined]
 
 
 def _cell_log_prob(d: Densities) -> Tensor:
@@ -163,7 +172,7 @@ def sample(vae: VAE, num: int, y: Tensor | None = None, given: Tensor | None = N
     with unvalidated():
         trace: Any = poutine.trace(vae.model).get_trace(Batch(None, y=y, given=given, n=num))
     top = trace.nodes[list(vae.variant.layers)[-1]]["value"]
-    return trace.nodes["x"]["value"], _mean(trace.nodes["x"]["fn"]), top
+    return trace.nodes["x"]["value"], trace.nodes["x"]["fn"].mean, top
 
 
 @torch.no_grad()

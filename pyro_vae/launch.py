@@ -5,14 +5,17 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from pyro_vae import checkpoints
 from pyro_vae.data import Arrays, Data
 from pyro_vae.data import load as load_data
+from pyro_vae.data.sets import in_memory
 from pyro_vae.evaluation import prepared
 from pyro_vae.experiment import Experiment, check, dump, load_experiment
 from pyro_vae.records import read_json, versions, write_json, write_text
@@ -56,7 +59,8 @@ def train(
     """
     name = name or ("digits" if experiment is None else "custom")
     experiment = experiment or load_experiment("digits")
-    experiment = experiment.replace(data=experiment.data.located())
+    own = experiment.data.located() if data is None else in_memory(experiment.data)
+    experiment = experiment.replace(data=own)
     loaded = load_data(experiment.data, experiment.seed, data)
     check(experiment, loaded)
     device = choose_device(experiment.training.device)
@@ -92,16 +96,12 @@ def resume(
     root = run.directory / "checkpoints"
     checkpoints.sweep(root)
     newest = checkpoints.latest(root)
-    device = choose_device(run.experiment.training.device)
-    vae = build(run.experiment, run.data, device)
     if newest is None:
-        compiled = decide_compile(run.experiment, run.data, device)[0]
-        _initialise(vae, run.data, run.experiment, device)
-    else:
-        compiled = read_json(newest / "state.json")["compiled"]
+        raise DeclarationError([f"{directory}: was stopped before its first checkpoint; train it anew."])
+    vae = build(run.experiment, run.data, choose_device(run.experiment.training.device))
+    compiled = read_json(newest / "state.json")["compiled"]
     trainer = Trainer(run.experiment, run.data, vae, run.directory, compiled, quiet)
-    if newest is not None:
-        trainer.load(newest)
+    trainer.load(newest)
     return _finish(run, trainer, quiet, num_samples)
 
 
@@ -128,10 +128,15 @@ def progress_bar(total: int, text: str, quiet: bool) -> Callable[[int], object]:
 
 
 def _initialise(vae: VAE, data: Data, experiment: Experiment, device: torch.device) -> None:
-    """Start what knows a data-dependent start from some of the training data."""
-    x = prepared(data, "train", experiment, device).x
-    if x is not None:
-        vae.initialise(x[:INITIAL_DATA])
+    """Start the likelihood at the average of some of the training data; missing entries count as average."""
+    generator = torch.Generator().manual_seed(experiment.seed)
+    some = torch.randperm(len(data.train), generator=generator)[:INITIAL_DATA]
+    batch = prepared(replace(data, train=data.train.select(some)), "train", experiment, device)
+    x = cast(Tensor, batch.x)
+    if batch.mask is not None:
+        mean = torch.where(batch.mask, x, torch.zeros_like(x)).sum(0) / batch.mask.sum(0).clamp(min=1)
+        x = torch.where(batch.mask, x, mean)
+    vae.initialise(x)
 
 
 def _start_from(vae: VAE, source: Run | Path | str) -> None:

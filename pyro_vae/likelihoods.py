@@ -24,6 +24,8 @@ class Likelihood(Part):
 
     supports: ClassVar[tuple[Support, ...]] = ("binary", "unit", "real")
     """Kinds of data that it is a density on."""
+    discrete: ClassVar[bool] = False
+    """Whether it gives probabilities, not densities; only of these can binary data have bits per dimension."""
 
     @property
     def normalized(self) -> bool:
@@ -75,6 +77,7 @@ class Bernoulli(Likelihood):
     """Allow grey pixels: cross-entropy, unnormalised."""
 
     supports: ClassVar[tuple[Support, ...]] = ("binary",)
+    discrete: ClassVar[bool] = True
 
     @property
     def normalized(self) -> bool:

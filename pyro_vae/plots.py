@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+OVERSHOOT = 0.5
+"""How far beyond [0, 1] pixels may lie and still be clipped: a mean of grey pixels overshoots a little."""
 GAP = 1
 """Pixels between two pictures of a grid."""
 
@@ -24,6 +26,8 @@ def as_grid(images: np.ndarray, columns: int) -> np.ndarray:
     (17, 26)
     """
     num, channels, height, width = images.shape
+    if images.min() < -OVERSHOOT or images.max() > 1 + OVERSHOOT:  # standardised data, say: show their whole range
+        images = (images - images.min()) / (images.max() - images.min())
     rows = math.ceil(num / columns)
     colour = channels == 3
     canvas = np.ones((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3 if colour else 1))

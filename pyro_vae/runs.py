@@ -8,10 +8,11 @@ DIR/result.json        the result card
 DIR/posterior.nc       draws as an ArviZ DataTree, once asked for
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -85,11 +86,17 @@ class Run:
         tensors, _ = checkpoints.load(folder)
         shape = self.environment["shape"]
         vae = VAE(self.experiment.variant, tuple(shape["x"]), shape["given"], shape["masked"])
-        device = choose_device(self.experiment.training.device)
+        wish = self.experiment.training.device
+        device = choose_device(wish if torch.cuda.is_available() else "cpu")  # trained on a GPU, read anywhere
         dtype = torch.float64 if self.experiment.training.precision == "float64" else torch.float32
         vae = vae.to(device=device, dtype=dtype)
         vae.load_state_dict(tensors["model"])
         return vae.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.vae.parameters()).device
 
     def _checkpoint(self) -> Path:
         """The checkpoint that the run ended with: the best where it stopped early, else the newest."""
@@ -131,8 +138,9 @@ class Run:
         """
         if part not in PARTS:
             raise DeclarationError([f"split={part!r}: must be one of {', '.join(PARTS)}."])
-        device = next(self.vae.parameters()).device
-        whole = prepared(self.data, part, self.experiment, device)
+        if not len(getattr(self.data, part)):
+            raise DeclarationError([f"split={part!r}: holds no data; set data.validation or choose another."])
+        whole = prepared(self.data, part, self.experiment, self.device)
         if observations is None:
             return whole
         indices = list(observations)
@@ -141,7 +149,7 @@ class Run:
             raise DeclarationError(
                 [f"observations={beyond or indices}: the {part} data are numbered from 0 to {whole.size - 1}."]
             )
-        at = torch.tensor(indices, device=device)
+        at = torch.tensor(indices, device=self.device)
         return whole.map(lambda tensor: tensor[at])
 
     def read(self, path: Path | str) -> Batch:
@@ -160,7 +168,7 @@ class Run:
                 raise DeclarationError(
                     [f"--input {path}: labels.{name} is observed always, and the file leaves some out; add them."]
                 )
-        return prepared(own, "test", self.experiment, next(self.vae.parameters()).device)
+        return prepared(own, "test", self.experiment, self.device)
 
     def evaluate(
         self,
@@ -185,7 +193,8 @@ class Run:
         measured = evaluate(self.vae, self.data, self.experiment, split, num_samples, progress)
         folder = self._checkpoint()
         state, environment = read_json(folder / "state.json"), self.environment
-        seconds = {"train": state["seconds"], **measured.pop("seconds")}
+        newest = checkpoints.latest(self.directory / "checkpoints") or folder
+        seconds = {"train": read_json(newest / "state.json")["seconds"], **measured.pop("seconds")}
         card = {
             "variant": environment["name"],
             **measured,
@@ -200,7 +209,7 @@ class Run:
             "versions": environment["versions"],
         }
         write_json(self.directory / "result.json", card)
-        return card
+        return self.result
 
     def score(
         self, batch: Batch, num_samples: int = IMPORTANCE_SAMPLES, progress: Callable[[int], object] = lambda n: None
@@ -211,8 +220,16 @@ class Run:
         with self._seeded():
             return score(self.vae, batch, num_samples, progress)
 
-    def encode(self, batch: Batch, num_particles: int = 1) -> latent.Codes:
-        """Mean and sd of q(z | x) per datum."""
+    def encode(self, batch: Batch, num_particles: int | None = None) -> latent.Codes:
+        """Mean and sd of q(z | x) per datum.
+
+        Args:
+            batch: the data.
+            num_particles: draws to average over; by default 100 where labels are summed out or there are layers,
+                and 1 where mean and sd are exact without.
+        """
+        variant = self.experiment.variant
+        num_particles = num_particles or (100 if variant.missing or len(variant.layers) > 1 else 1)
         with self._seeded():
             return latent.encode(self.vae, batch, num_particles)
 
@@ -230,6 +247,7 @@ class Run:
         if given is None and self.vae.shape.given:
             known = self.batch("test").given
             given = None if known is None else known[torch.arange(num, device=known.device) % len(known)]
+        y, given = (None if tensor is None else tensor.to(self.device) for tensor in (y, given))
         with self._seeded(seed):
             return latent.sample(self.vae, num, y, given)
 
@@ -255,18 +273,19 @@ class Run:
             draws = latent.draw_posterior(self.vae, batch, num_draws)
             given = None if batch.given is None else batch.given[:1].expand(num_draws, -1)
             prior, generated = latent.draw_prior(self.vae, num_draws, given)
-        columns = [] if batch.y is None else batch.y.reshape(batch.size, -1).unbind(-1)
-        assert batch.x is not None  # noqa: S101 - a batch of data
+        attributes = getattr(self.data, split).attributes
+        labels = {name: attributes[name][chosen] for name in self.experiment.variant.labels if name in attributes}
+        x = cast(Tensor, batch.x)
         tree = inference_data.posterior_tree(
             latents=draws.z,
             x_replicated=draws.x,
             prior=prior,
             prior_predictive=generated,
-            x=batch.x,
+            x=x if batch.mask is None else torch.where(batch.mask, x, torch.nan),
             log_p=draws.log_p,
             log_q=draws.log_q,
             observations=chosen,
-            labels=dict(zip(self.experiment.variant.labels, columns, strict=True)) if columns else {},
+            labels=labels,
             label_draws=draws.y,
             attributes={
                 "experiment": self.experiment.tree(),
@@ -279,22 +298,12 @@ class Run:
             inference_data.save(tree, self.directory / "posterior.nc")
         return tree
 
-    def _seeded(self, seed: int | None = None) -> "_Seeded":
-        return _Seeded(self.experiment.seed if seed is None else seed, next(self.vae.parameters()).device)
-
-
-class _Seeded:
-    """A random state of its own, so that the same call gives the same draws and the caller's state stays."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self._seed, self._fork = seed, same_random_state(device)
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.manual_seed(self._seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self._fork.__exit__(*error)
+    @contextmanager
+    def _seeded(self, seed: int | None = None) -> Iterator[None]:
+        """A random state of its own: the same call gives the same draws, and the caller's state stays."""
+        with same_random_state(self.device):
+            torch.manual_seed(self.experiment.seed if seed is None else seed)
+            yield
 
 
 def why_unnormalized(experiment: Experiment) -> str:

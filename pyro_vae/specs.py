@@ -150,14 +150,20 @@ class Table[P: Part](Mapping[str, type[P]]):
         self._parts[field.default] = part
 
     def find(self, word: str) -> type[P] | None:
-        """The part called `word`; installed packages are asked the first time a word is unknown."""
-        if word not in self._parts and not self._loaded:
-            self._loaded = True
-            for entry in entry_points(group=ENTRY_POINTS):
-                part = entry.load()
-                if isinstance(part, type) and issubclass(part, self.base):
-                    self.add(part)
+        """The part called `word`; installed packages are asked the first time a word is unknown or all are listed."""
+        if word not in self._parts:
+            self._load()
         return self._parts.get(word)
+
+    def _load(self) -> None:
+        """Add the parts of installed packages, once."""
+        if self._loaded:
+            return
+        self._loaded = True
+        for entry in entry_points(group=ENTRY_POINTS):
+            part = entry.load()
+            if isinstance(part, type) and issubclass(part, self.base):
+                self.add(part)
 
     def __getitem__(self, word: str) -> type[P]:
         part = self.find(word)
@@ -166,9 +172,11 @@ class Table[P: Part](Mapping[str, type[P]]):
         return part
 
     def __iter__(self) -> Iterator[str]:
+        self._load()
         return iter(self._parts)
 
     def __len__(self) -> int:
+        self._load()
         return len(self._parts)
 
 

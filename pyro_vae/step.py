@@ -120,7 +120,7 @@ def new_state(objective: nn.Module, layout: Layout, num_flags: int) -> State:
     device = flat.device
     fault = torch.zeros(1 + num_flags, dtype=torch.int64, device=device)
     fault[0] = -1
-    return State(
+    state = State(
         flat,
         torch.zeros_like(flat),
         torch.zeros_like(flat),
@@ -130,6 +130,10 @@ def new_state(objective: nn.Module, layout: Layout, num_flags: int) -> State:
         torch.zeros(1 + len(METRICS), dtype=torch.float64, device=device),
         fault,
     )
+    if device.type == "cuda":  # a CUDA graph may only change tensors that stay where they are
+        for tensor in (state.parameters, *state.buffers, *state.scalars().values()):
+            torch._dynamo.mark_static_address(tensor)
+    return state
 
 
 def fetch(data: Resident, indices: Tensor, prepare: Prepare) -> Batch:
@@ -183,8 +187,8 @@ def update(state: State, gradient: Tensor, rate: Tensor, adam: Optimizer, finite
     t = (state.updates + 1).to(torch.float64)
     m = b1 * state.first_moment + (1 - b1) * gradient
     v = b2 * state.second_moment + (1 - b2) * gradient.square()
-    size = (rate / (1 - b1**t)).to(theta.dtype)
-    root = (1 - b2**t).sqrt().to(theta.dtype)
+    # Stacked, because a compiler would otherwise compute these powers anew for every parameter.
+    size, root = torch.stack([(rate / (1 - b1**t)).to(theta.dtype), (1 - b2**t).sqrt().to(theta.dtype)]).unbind()
     if adam.weight_decay and adam.kind == "adamw":
         theta = theta * (1 - rate * adam.weight_decay).to(theta.dtype)
     theta = theta - size * m / (v.sqrt() / root + adam.eps)

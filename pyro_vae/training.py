@@ -8,13 +8,15 @@ the same versions and number of threads.
 import logging
 import os
 import shutil
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import FunctionType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,9 +77,11 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise DeclarationError([f"training.device={name!r}: no GPU is visible here; use auto or cpu."])
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        number = torch.cuda.device_count() or "no"
+        raise DeclarationError([f"training.device={name!r}: {number} GPU is visible here; use auto or cpu."])
+    return device
 
 
 def build(experiment: Experiment, data: Data, device: torch.device) -> VAE:
@@ -126,7 +130,10 @@ def decide_compile(experiment: Experiment, data: Data, device: torch.device) -> 
     if wish == "off":
         return False, "compile=off: the recorded graph runs uncompiled"
     if device.type == "cpu" and not _has_compiler():
-        return False, "no C++ compiler was found: the recorded graph runs uncompiled (install g++ for speed)"
+        return False, (
+            "no C++ compiler with Python's headers was found: the recorded graph runs uncompiled; install g++ and "
+            "python3-dev for speed"
+        )
     if wish == "on":
         return True, "compile=on"
     pays = COMPILE_PAYS[device.type]
@@ -135,7 +142,10 @@ def decide_compile(experiment: Experiment, data: Data, device: torch.device) -> 
 
 
 def _has_compiler() -> bool:
-    return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++"))
+    """Whether a C++ compiler and Python's headers, which compiled steps include, are there."""
+    compiler = (os.environ.get("CXX") or "g++").split()[0]
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    return shutil.which(compiler) is not None and headers.exists()
 
 
 def preparer(data: Data, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -143,10 +153,14 @@ def preparer(data: Data, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     return partial(prepare, levels=data.levels, binarize=data.binarize, dequantize=data.dequantize, dtype=dtype)
 
 
-def resident(split: Split, experiment: Experiment, device: torch.device) -> Resident:
-    """A split on the device, with the columns of the variant's label sites, -1 where there is none."""
+def resident(split: Split, experiment: Experiment, device: torch.device, *, training: bool) -> Resident:
+    """A split on the device, with the columns of the variant's label sites, -1 where there is none.
+
+    Labels that can be missing are seen in training only: elsewhere they would turn log p(x) into log p(x, y).
+    """
     absent = torch.full((len(split),), -1, dtype=torch.int64)
-    columns = [split.attributes.get(name, absent) for name in experiment.variant.labels]
+    hidden = () if training else experiment.variant.missing
+    columns = [absent if name in hidden else split.attributes.get(name, absent) for name in experiment.variant.labels]
     y = torch.stack(columns, -1) if columns else None
     dtype = DTYPES[experiment.training.precision]
     given = None if split.given is None else split.given.to(dtype)
@@ -176,7 +190,7 @@ class Trainer:
         self.device = next(vae.parameters()).device
         self.objective = experiment.objective.build(vae).to(self.device).train()
         self.prepare = preparer(data, DTYPES[training.precision])
-        self.train_data = resident(data.train, experiment, self.device)
+        self.train_data = resident(data.train, experiment, self.device, training=True)
         self.steps_per_epoch = len(data.train) // training.batch_size
         self.progress = Progress(compiled=compiled)
         self.layout = Layout(list(self.objective.parameters()))
@@ -217,7 +231,7 @@ class Trainer:
 
     def _validation_batches(self) -> list[Batch]:
         """The validation data, prepared once: the same binarisation in every epoch."""
-        data = resident(self.data.validation, self.experiment, self.device)
+        data = resident(self.data.validation, self.experiment, self.device, training=False)
         with same_random_state(self.device):
             torch.manual_seed(self.experiment.seed)
             indices = torch.arange(len(self.data.validation), device=self.device)
@@ -257,6 +271,9 @@ class Trainer:
         number = choose_threads(self.experiment, self.vae)
         with bar, signals() as caught, same_random_state(self.device), threads(number):
             self._restore_random_state()
+            self._clock = time.perf_counter()
+            if progress.step == 0 and checkpoints.latest(self.folder / "checkpoints") is None:
+                self.save()  # so that a run killed early starts again where it started
             while progress.epoch < training.epochs and not progress.stopped:
                 self._epoch(bar, caught)
             if caught:
@@ -269,7 +286,6 @@ class Trainer:
         """One epoch or the rest of it, and what is measured and saved at its end."""
         training, progress = self.experiment.training, self.progress
         plan, first = self.plan(progress.epoch), int(self.state.position)
-        start = time.perf_counter()
         with torch.no_grad(), unvalidated():
             for i in range(first, self.steps_per_epoch):
                 self.step(self.state, plan, self.train_data)
@@ -278,14 +294,13 @@ class Trainer:
                 if caught or (i + 1) % CHECK_EVERY == 0:
                     self._raise_on_fault(plan)
                 if caught:
-                    progress.seconds += time.perf_counter() - start
+                    self._read_clock()
                     self.save()
                     raise Interrupted(caught[0])
         self._raise_on_fault(plan)
-        progress.seconds += time.perf_counter() - start
         progress.epoch += 1
-        row = self._train_metrics(plan)
-        rows = [row, *self._validate()]
+        self._read_clock()
+        rows = [self._train_metrics(plan), *self._validate()]
         self.state.totals.zero_()
         self.state.position.zero_()
         write_metrics(self.folder, rows)
@@ -294,6 +309,12 @@ class Trainer:
         last = progress.stopped or progress.epoch == training.epochs
         if better or last or progress.epoch % training.checkpoint_every == 0:
             self.save()
+
+    def _read_clock(self) -> None:
+        """Seconds of training so far, everything included: steps, validation, checkpoints."""
+        now = time.perf_counter()
+        self.progress.seconds += now - self._clock
+        self._clock = now
 
     def _raise_on_fault(self, plan: Plan) -> None:
         fault = self.state.fault.tolist()
@@ -331,7 +352,9 @@ class Trainer:
         """The mean loss and terms over the validation data, with the same draws in every epoch."""
         if not self.validation:
             return []
-        weights = self.experiment.objective.weights(float(self.progress.epoch))
+        # The weights at the end of their schedule: scores of different epochs are then comparable.
+        objective = self.experiment.objective
+        weights = objective.weights(max(float(self.progress.epoch), objective.longest()))
         tensors = {name: self.train_data.x.new_tensor(v, dtype=torch.float64) for name, v in weights.items()}
         sums = torch.zeros(len(METRICS), dtype=torch.float64, device=self.device)
         self.objective.eval()
@@ -407,10 +430,22 @@ class Trainer:
 def compile_step(step: Step, device: torch.device) -> Step:
     """Compile a step; on a GPU with CUDA graphs, on a CPU with PyTorch's own random numbers.
 
-    With the latter a compiled step draws what an uncompiled one draws, at no cost that could be measured.
+    With the latter a compiled step draws what an uncompiled one draws, at no cost that could be measured. Each
+    compiled step has code of its own: PyTorch keeps what it compiled by code object, and few versions of each,
+    so that the ninth training of a process would fail. The shapes of a training never change, so that the
+    checks that would choose among versions, a twentieth of a small step, are left out.
     """
-    options: dict[str, Any] = {"triton.cudagraphs": True} if device.type == "cuda" else {"fallback_random": True}
-    return torch.compile(step, fullgraph=True, dynamic=False, options=options)
+    function = cast(FunctionType, step)
+    own = FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+    options |= {"triton.cudagraphs": True} if device.type == "cuda" else {"fallback_random": True}
+    return torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -12,6 +12,7 @@ import functools
 import math
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, cast
 
 import pyro
@@ -216,6 +217,27 @@ class VAE(nn.Module):
     def numel(self) -> int:
         """Number of entries of a datum."""
         return math.prod(self.shape.x)
+
+    @cached_property
+    def widest(self) -> int:
+        """Numbers in the widest tensor that one particle of one datum needs: what bounds memory."""
+        sizes = [self.numel]
+        hooks = [
+            module.register_forward_hook(lambda _, __, out: sizes.append(out.numel() if torch.is_tensor(out) else 0))
+            for module in self.likelihood.modules()
+        ]
+        try:
+            some = next(self.likelihood.parameters())
+            like: Any = {"device": some.device, "dtype": some.dtype}
+            z = torch.zeros(1, list(self.variant.layers.values())[0], **like)
+            widths = (self.shape.y, self.shape.given)
+            y, given = (torch.zeros(1, width, **like) if width else None for width in widths)
+            with torch.no_grad(), pyro.validation_enabled(False):
+                self.likelihood(z, y, given)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return max(sizes)
 
     def registered(self, name: str | None = None) -> tuple[Callable[..., Tensor], Callable[..., None]]:
         """The pair for `pyro.infer.SVI`, which finds parameters only through Pyro's param store.

@@ -12,6 +12,7 @@ import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
+from torch.nn import ModuleDict
 
 from pyro_vae.guides import GUIDES, DiagonalNormal, Guide
 from pyro_vae.likelihoods import LIKELIHOODS, Likelihood, Normal
@@ -21,7 +22,8 @@ from pyro_vae.specs import Count, OneOf, OneOrMore, Spec
 
 MAX_CELLS = 1000
 """Largest product grid of classes that is enumerated."""
-RESERVED = ("x", "data", "particles")
+RESERVED = ("x", "data", "particles", "chain", "draw", "obs", "feature", "row", "column", "channel")
+"""Names of other sites, of Pyro's plates, and of ArviZ's dimensions."""
 
 
 class Latent(Spec):
@@ -134,7 +136,7 @@ class Variant(Spec):
         found = [
             f"labels.{name}: must be an identifier other than {', '.join(taken)}; rename the attribute"
             for name in self.labels
-            if not name.isidentifier() or name in taken
+            if not name.isidentifier() or name in taken or hasattr(ModuleDict, name)
         ]
         if self.cells > MAX_CELLS:
             found.append(

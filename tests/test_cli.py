@@ -300,7 +300,7 @@ def test_reconstruct(done, tiny_run, conditional_run, tmp_path, labels):
     assert str(out) in text
     found = arrays(tmp_path / "r.npz")
     assert found["x"].shape == found["mean"].shape == (5, 1, 8, 8)
-    assert found["z_z"].shape == (5, 2)
+    assert found["z"].shape == (5, 2)
     assert found["digit"].shape == found["observation"].shape == (5,)
     np.testing.assert_array_equal(found["x"], pv.load(run).batch("train", range(5)).x.numpy())
     assert imread(out)[..., :3].std() > 0.05
@@ -399,7 +399,7 @@ def test_a_damaged_checkpoint(refused, copy, command):
     *warnings, last = refused(command, copy)
     assert warnings
     assert all(line.startswith(f"pyro-vae: Passed over a damaged checkpoint. {copy}/checkpoints") for line in warnings)
-    assert last.startswith(f"pyro-vae: {copy}: holds no checkpoint")
+    assert last.startswith(f"pyro-vae: {copy}: holds no whole checkpoint")
 
 
 def test_a_run_without_a_checkpoint_or_with_a_broken_experiment(refused, copy):

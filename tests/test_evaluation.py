@@ -11,6 +11,7 @@ from pyro_vae import evaluation, latent
 from pyro_vae.capture import unvalidated
 from pyro_vae.data import load
 from pyro_vae.evaluation import bits_per_dim, evaluate, score
+from pyro_vae.specs import DeclarationError
 from pyro_vae.training import build
 
 TINY = ["latent.dim=3", "encoder.widths=[16]", "decoder.widths=[16]"]
@@ -72,12 +73,44 @@ def test_khat_sees_a_guide_that_is_too_narrow():
     assert 0.6 < bad.mean() < 0.9
 
 
+def test_active_units_have_an_error():
+    mean = torch.zeros(400, 3, dtype=torch.float64)
+    mean[:, 0] = torch.randn(400)  # surely active
+    mean[:, 1] = 0.1 * torch.randn(400, dtype=torch.float64)  # variance 0.01: on the edge
+    number, error = evaluation.active_units(mean)
+    assert number in (1, 2)
+    assert 0.3 < error < 0.6  # a coin toss has 0.5
+    assert evaluation.active_units(mean[:, ::2])[1] == 0.0
+    assert evaluation.active_units(mean[:1]) == (None, None)
+
+
+def test_a_datum_that_cannot_be_scored_is_named():
+    _, _, vae = untrained("data.binarize=none", "likelihood={kind: normal}")
+    x = torch.zeros(250, 1, 8, 8)
+    x[130, 0, 2, 2] = 1e30
+    with pytest.raises(DeclarationError, match="observation 130: log p"):
+        score(vae.eval(), pv.Batch(x), 2)
+
+
+def test_bits_need_probabilities_of_binary_data():
+    experiment, data, vae = untrained("likelihood={kind: normal}")
+    assert data.support == "binary"
+    assert evaluate(vae, data, experiment, num_samples=5)["bits_per_dim"] is None
+
+
+def test_the_widest_tensor_is_that_of_the_hidden_layers():
+    _, _, vae = untrained("decoder.widths=[500]")
+    assert vae.widest == 500
+    _, _, vae = untrained("decoder={kind: conv, channels: [64, 32], widths: [16]}")
+    assert vae.widest >= 32 * 4 * 4
+
+
 def test_memory_is_bounded_whatever_k(monkeypatch):
     _, data, vae = untrained()
     largest = []
 
     def watched(vae, batch, num_particles, **options):
-        largest.append(num_particles * batch.size * vae.numel * vae.variant.cells)
+        largest.append(num_particles * batch.size * vae.widest * vae.variant.cells)
         return densities(vae, batch, num_particles, **options)
 
     densities = evaluation.densities

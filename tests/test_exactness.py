@@ -162,5 +162,22 @@ def test_learned_variance_and_evidence_reach_probabilistic_pca(tmp_path):
     rises_and_stays_below(densities(run.vae, Batch(x), 256).log_w.detach(), own)
 
 
+def test_a_bound_with_labels_summed_out_is_one():
+    """With the exact guide and a decoder that ignores y, E log sum_c p(y_c) w_c is log p(x), and never more."""
+    x, W, b, sigma = linear_gaussian(correlated=False)
+    x, truth = x[:200], exact.log_evidence(x, W, b, sigma)[:200]
+    one = exact.linear_vae(W, b, sigma)
+    labels = {"y": {"classes": 10, "observed": "never", "rule": "sum"}}
+    vae = pv.VAE(pv.Variant(**{**one.variant.tree(), "labels": labels}), (x.shape[1],)).double()
+    vae.likelihood.scale = one.likelihood.scale
+    with torch.no_grad():
+        for name, target in vae.named_parameters():
+            target.zero_()
+            source = one.get_parameter(name)
+            target[..., : source.shape[-1]] = source  # the columns of the one-hot label stay 0
+    _, terms = ELBO(num_particles=20).build(vae)(Batch(x), {"beta": torch.tensor(1.0)})
+    torch.testing.assert_close(terms.elbo, truth, rtol=1e-8, atol=1e-8)
+
+
 def test_log_mean_exp_of_equal_weights():
     assert log_mean_exp(torch.full((5, 2), -3.0)).tolist() == [-3.0, -3.0]

@@ -139,7 +139,9 @@ def test_the_threshold_and_the_report():
     assert good_khat(1000) == pytest.approx(2 / 3)
     assert good_khat(10**6) == 0.7
     khat = [0.2, 0.49, 0.51, math.nan, math.inf, -math.inf, -1.7, 0.9]
-    assert khat_report(khat, 100) == {"good_fraction": 0.5, "threshold": 0.5, "num_draws": 100}
+    report = khat_report(khat, 100)
+    assert report.pop("standard_error") == pytest.approx(math.sqrt(0.5 * 0.5 / 8))
+    assert report == {"good_fraction": 0.5, "threshold": 0.5, "num_draws": 100}
     for arguments in (([], 100), ([0.1], 1)):
         with pytest.raises(ValueError, match="empty|at least 2"):
             khat_report(*arguments)

@@ -30,7 +30,7 @@ def main() -> None:
         x, mean = run.batch("test", range(12)).x, draws.x_mean[0]
         _, generated, _ = run.sample(24, seed=1)
         picture = plots.data_figure(
-            torch.cat([x, mean, generated]).numpy(),
+            torch.cat([x, mean, generated]).cpu().numpy(),
             "MNIST: binarised test images, their reconstructions E[x | z], and two rows drawn from the prior",
             columns=12,
             row_labels=("x", "E[x | z]", "prior", "prior"),

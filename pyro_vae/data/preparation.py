@@ -115,6 +115,10 @@ def load(spec: DataSpec, seed: int = 0, arrays: Arrays | None = None) -> Data:
     )
 
 
+TEST_SEED = 20_000
+"""Seed of the held-out test data."""
+
+
 def split_indices(
     num_data: int, spec: DataSpec, seed: int, problems: list[str], *, hold_out: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -129,10 +133,12 @@ def split_indices(
             f"{num_validation} for validation, which leaves none to train on. "
             "Give more data, or a smaller data.validation."
         )
-    order = np.random.default_rng([seed, 1]).permutation(num_data)
-    cuts = (num_test, num_test + num_validation)
-    held_out, validation, train = (np.sort(indices) for indices in np.split(order, cuts))
-    return train, validation, held_out
+    # The test set is the same for every seed: results can be compared, and a run that starts from another's
+    # parameters is never tested on what those were trained on.
+    held_out, others = np.split(np.random.default_rng(TEST_SEED).permutation(num_data), [num_test])
+    order = np.random.default_rng([seed, 1]).permutation(np.sort(others))
+    validation, train = np.split(order, [num_validation])
+    return np.sort(train), np.sort(validation), np.sort(held_out)
 
 
 def _thinned(labels: dict[str, np.ndarray], num_kept: int | None, problems: list[str]) -> dict[str, Tensor]:

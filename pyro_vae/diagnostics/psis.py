@@ -100,20 +100,21 @@ def khat_report(khat: ArrayLike, num_draws: int) -> dict[str, float | int]:
         num_draws: the S it came from.
 
     Returns:
-        {"good_fraction", "threshold", "num_draws"}.
+        {"good_fraction", "standard_error" (of the fraction, binomial), "threshold", "num_draws"}.
 
     Raises:
         ValueError: no data, or fewer than two draws.
 
     >>> khat_report([0.2, -np.inf, np.nan, 0.9], num_draws=100)
-    {'good_fraction': 0.5, 'threshold': 0.5, 'num_draws': 100}
+    {'good_fraction': 0.5, 'standard_error': 0.25, 'threshold': 0.5, 'num_draws': 100}
     """
     values = np.asarray(khat, dtype=np.float64)
     if values.size == 0:
         raise ValueError("khat is empty: there is no share of no data.")
     threshold = good_khat(num_draws)
     good = float((values < threshold).mean())
-    return {"good_fraction": good, "threshold": threshold, "num_draws": num_draws}
+    error = math.sqrt(good * (1 - good) / values.size)
+    return {"good_fraction": good, "standard_error": error, "threshold": threshold, "num_draws": num_draws}
 
 
 def _columns(log_w: Tensor | ArrayLike) -> Array:
