@@ -29,7 +29,15 @@ def parts() -> str:
 
 
 def results() -> str:
-    return "\n\n".join([likelihood(), *map(speed, sorted(RESULTS.glob("training_speed_*.json")))])
+    return "\n\n".join([likelihood(), *map(speed, sorted(RESULTS.glob("training_speed_*.json"))), gpu()])
+
+
+def gpu() -> str:
+    path = RESULTS / "gpu.json"
+    if not path.exists():
+        return "The tests that need a GPU have not been run yet (`python analysis/benchmarks/gpu_check.py` runs them)."
+    result = json.loads(path.read_text())
+    return f"On a GPU: {result['pytest']}; commit {result['commit']}. {source(result)}"
 
 
 def source(result: dict) -> str:
@@ -51,6 +59,7 @@ def likelihood() -> str:
         return f"{card[name]['value']:.2f} ± {card[name]['standard_error']:.2f}"
 
     samples, khat = card["num_importance_samples"], card["khat"]
+    active = f"{card['active_units']} ± {card['active_units_standard_error']:.1f} of {card['latent_dim']}"
     return "\n".join(
         [
             "The one-layer model of Burda et al. (2016), 784-200-200-50, on dynamically binarised MNIST; their fully "
@@ -61,8 +70,9 @@ def likelihood() -> str:
             f"| log p(x), {card['num_data']:,} test images, {samples} samples each | {figure('log_likelihood')} |",
             f"| ELBO | {figure('elbo')} |",
             f"| KL(q(z \\| x) \\|\\| p(z)) | {figure('kl')} |",
-            f"| active units | {card['active_units']} of {card['latent_dim']} |",
-            f"| data with k-hat below {khat['threshold']:.2f} | {100 * khat['good_fraction']:.1f} % |",
+            f"| active units | {active} |",
+            f"| data with k-hat below {khat['threshold']:.2f} | {100 * khat['good_fraction']:.1f} "
+            f"± {100 * khat['standard_error']:.1f} % |",
             f"| training | {card['epochs']} epochs, {card['seconds']['train'] / 60:.1f} minutes |",
             "",
             source(result),

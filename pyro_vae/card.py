@@ -1,4 +1,4 @@
-"""The result card in words."""
+"""What is printed: the result card, and tables of words."""
 
 from typing import Any
 
@@ -45,3 +45,30 @@ def card_lines(card: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("training", f"{card['epochs']} epochs, {card['steps']} steps, {card['parameters']:,} parameters"))
         lines.append(("on", f"{card['device']}, {card['precision']}, {how}, seed {card['seed']}"))
     return lines
+
+
+def print_card(card: dict[str, Any]) -> None:
+    """Print the result card."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"{card['variant']} on {card['data']}", show_header=False, title_justify="left")
+    for label, text in card_lines(card):
+        table.add_row(Text(label), Text(text))  # Text, because [log p] would be read as markup
+    console = Console(soft_wrap=True)
+    console.print(table)
+
+
+def print_table(title: str, words: dict[str, str]) -> None:
+    """Print words and what they mean."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, padding=(0, 2), title=title, title_justify="left", title_style="bold")
+    for word, text in words.items():
+        table.add_row(word, Text(text))
+    console = Console()
+    console.print(table)
+    console.print()

@@ -86,6 +86,7 @@ def _judged(error: Exception) -> tuple[int, list[str]]:
 @app.command("list")
 def list_(as_json: Json = False, quiet: Quiet = False) -> None:
     """The vocabulary: named variants, and the parts of every kind."""
+    from pyro_vae.card import print_table
     from pyro_vae.experiment import TABLES, named
 
     parts = {
@@ -96,7 +97,7 @@ def list_(as_json: Json = False, quiet: Quiet = False) -> None:
         print(json.dumps({"variants": named(), "parts": parts}))
         return
     for title, words in {"named variant": named(), **parts}.items():
-        _print_table(title, words)
+        print_table(title, words)
 
 
 @app.command()
@@ -388,28 +389,7 @@ def _report(run: "Run", card: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(card | {"run": str(run.directory)}))
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from pyro_vae.card import print_card
 
-    from pyro_vae.card import card_lines
-
-    table = Table(title=f"{card['variant']} on {card['data']}", show_header=False, title_justify="left")
-    for label, text in card_lines(card):
-        table.add_row(Text(label), Text(text))  # Text, because [log p] would be read as markup
-    console = Console(soft_wrap=True)
-    console.print(table)
+    print_card(card)
     print(f"run: {run.directory}")
-
-
-def _print_table(title: str, words: dict[str, str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(show_header=False, box=None, padding=(0, 2), title=title, title_justify="left", title_style="bold")
-    for word, text in words.items():
-        table.add_row(word, Text(text))
-    console = Console()
-    console.print(table)
-    console.print()

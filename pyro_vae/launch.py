@@ -18,10 +18,11 @@ from pyro_vae.data import load as load_data
 from pyro_vae.data.sets import in_memory
 from pyro_vae.evaluation import prepared
 from pyro_vae.experiment import Experiment, check, dump, load_experiment
+from pyro_vae.planning import choose_device, choose_threads, decide_compile
 from pyro_vae.records import read_json, versions, write_json, write_text
 from pyro_vae.runs import IMPORTANCE_SAMPLES, Run
 from pyro_vae.specs import DeclarationError
-from pyro_vae.training import Trainer, build, choose_device, choose_threads, decide_compile, log
+from pyro_vae.training import Trainer, build, log
 from pyro_vae.vae import VAE
 
 INITIAL_DATA = 10_000

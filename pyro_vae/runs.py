@@ -24,12 +24,9 @@ from pyro_vae.data import load as load_data
 from pyro_vae.evaluation import Scores, evaluate, prepared, score
 from pyro_vae.experiment import Experiment, experiment_from
 from pyro_vae.files import read_yaml
+from pyro_vae.planning import choose_device, count_parameters
 from pyro_vae.records import read_json, read_metrics, versions, write_json
 from pyro_vae.specs import DeclarationError
-from pyro_vae.training import (
-    choose_device,
-    count_parameters,
-)
 from pyro_vae.vae import VAE, Batch
 
 if TYPE_CHECKING:

@@ -6,20 +6,15 @@ the same versions and number of threads.
 """
 
 import logging
-import os
-import shutil
-import sysconfig
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae import checkpoints
@@ -27,18 +22,14 @@ from pyro_vae.capture import capture, same_random_state, unvalidated, value_and_
 from pyro_vae.data import Data, Split, prepare
 from pyro_vae.experiment import Experiment
 from pyro_vae.interruption import Interrupted, signals
+from pyro_vae.planning import choose_threads, compile_step, threads
 from pyro_vae.records import Metrics, truncate_metrics, write_metrics
-from pyro_vae.specs import DeclarationError
 from pyro_vae.step import METRICS, Layout, Plan, Resident, State, Step, fetch, flags, make_step, new_state
 from pyro_vae.vae import VAE, Batch
 
 log = logging.getLogger("pyro_vae")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
-COMPILE_PAYS = {"cpu": 20_000, "cuda": 5_000}
-"""Planned steps from which a compilation (6 to 40 s cold) repays itself, at 1 to 2 ms saved a step on a CPU."""
-SMALL_STEP = 10_000_000
-"""Multiplications per pass, parameters x batch x classes, below which a step takes about a millisecond."""
 CHECK_EVERY = 200
 """Steps between two looks at the latched fault, each of which waits for the device."""
 VALIDATION_BATCH = 512
@@ -69,21 +60,6 @@ class Progress:
     """Whether early stopping ended the run."""
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a declaration; `auto` is a GPU where there is one.
-
-    Raises:
-        DeclarationError: a GPU is asked for where there is none.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        number = torch.cuda.device_count() or "no"
-        raise DeclarationError([f"training.device={name!r}: {number} GPU is visible here; use auto or cpu."])
-    return device
-
-
 def build(experiment: Experiment, data: Data, device: torch.device) -> VAE:
     """The VAE of an experiment, initialised from its seed; the caller's random state is left alone."""
     given = data.train.given
@@ -96,56 +72,6 @@ def build(experiment: Experiment, data: Data, device: torch.device) -> VAE:
             masked=data.train.mask is not None,
         )
     return vae.to(device=device, dtype=DTYPES[experiment.training.precision])
-
-
-def choose_threads(experiment: Experiment, vae: VAE) -> int:
-    """Threads of the training steps on a CPU: one where a step is so small that a second one only waits.
-
-    Two threads that wait for one another in every operation are no faster on an idle machine, and twenty
-    times slower on a busy one.
-    """
-    variant = experiment.variant
-    dense = not (variant.encoder.image_only or variant.decoder.image_only)
-    work = experiment.training.batch_size * variant.cells * count_parameters(vae)
-    return 1 if dense and work < SMALL_STEP else torch.get_num_threads()
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Compute with that many threads, and with as many as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def decide_compile(experiment: Experiment, data: Data, device: torch.device) -> tuple[bool, str]:
-    """Whether to compile the step, and why, from the declaration alone and never by timing."""
-    wish, capturable = experiment.training.compile, experiment.variant.capturable and experiment.objective.capturable
-    steps = experiment.training.epochs * (len(data.train) // experiment.training.batch_size)
-    if not capturable:
-        return False, "a part of this variant cannot be recorded: the eager program runs"
-    if wish == "off":
-        return False, "compile=off: the recorded graph runs uncompiled"
-    if device.type == "cpu" and not _has_compiler():
-        return False, (
-            "no C++ compiler with Python's headers was found: the recorded graph runs uncompiled; install g++ and "
-            "python3-dev for speed"
-        )
-    if wish == "on":
-        return True, "compile=on"
-    pays = COMPILE_PAYS[device.type]
-    relation = "repay" if steps >= pays else "do not repay"
-    return steps >= pays, f"compile=auto: {steps} planned steps {relation} a compilation (from {pays})"
-
-
-def _has_compiler() -> bool:
-    """Whether a C++ compiler and Python's headers, which compiled steps include, are there."""
-    compiler = (os.environ.get("CXX") or "g++").split()[0]
-    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    return shutil.which(compiler) is not None and headers.exists()
 
 
 def preparer(data: Data, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -425,29 +351,3 @@ class Trainer:
         root = self.folder / "checkpoints"
         tensors, _ = checkpoints.load(checkpoints.step_folder(root, self.progress.best_step or 0))
         self.vae.load_state_dict(tensors["model"])
-
-
-def compile_step(step: Step, device: torch.device) -> Step:
-    """Compile a step; on a GPU with CUDA graphs, on a CPU with PyTorch's own random numbers.
-
-    With the latter a compiled step draws what an uncompiled one draws, at no cost that could be measured. Each
-    compiled step has code of its own: PyTorch keeps what it compiled by code object, and few versions of each,
-    so that the ninth training of a process would fail. The shapes of a training never change, so that the
-    checks that would choose among versions, a twentieth of a small step, are left out.
-    """
-    function = cast(FunctionType, step)
-    own = FunctionType(
-        function.__code__.replace(),
-        function.__globals__,
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
-    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-    options |= {"triton.cudagraphs": True} if device.type == "cuda" else {"fallback_random": True}
-    return torch.compile(own, fullgraph=True, dynamic=False, options=options)
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Number of learned numbers."""
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -9,8 +9,8 @@ import torch
 import pyro_vae as pv
 from pyro_vae.capture import capture, same_random_state, value_and_gradient
 from pyro_vae.objectives import ELBO
+from pyro_vae.planning import compile_step
 from pyro_vae.step import Layout, Plan, Resident, make_step, new_state, update
-from pyro_vae.training import compile_step
 from pyro_vae.vae import VAE, Batch
 
 WEIGHTS = {"beta": torch.tensor(0.5)}

@@ -17,7 +17,7 @@ LINES = """
     networks priors likelihoods guides data
     variant vae
     objectives files experiment
-    distributed checkpoints capture step interruption records training
+    distributed checkpoints capture step planning interruption records training
     diagnostics
     latent evaluation
     inference_data plots report

@@ -18,8 +18,9 @@ from pyro_vae import checkpoints
 from pyro_vae.card import card_lines
 from pyro_vae.data import load
 from pyro_vae.interruption import signals
+from pyro_vae.planning import choose_device, choose_threads, decide_compile
 from pyro_vae.specs import DeclarationError
-from pyro_vae.training import Trainer, build, choose_device, choose_threads, decide_compile
+from pyro_vae.training import Trainer, build
 
 TINY = [
     "latent.dim=2",
@@ -406,7 +407,7 @@ def test_threads_are_as_before_afterwards(tmp_path):
 
 
 def test_no_compiler_no_compilation(monkeypatch):
-    monkeypatch.setattr("pyro_vae.training.shutil.which", lambda name: None)
+    monkeypatch.setattr("pyro_vae.planning.shutil.which", lambda name: None)
     compiled, reason = decide_compile(tiny("training.compile=on"), load(pv.DigitsData()), torch.device("cpu"))
     assert not compiled
     assert "install g++" in reason

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae.capture import capture, unvalidated
+from pyro_vae.planning import compile_step
 from pyro_vae.records import versions
 from pyro_vae.step import Layout, Plan, Resident, fetch, make_step, new_state
-from pyro_vae.training import compile_step
 
 PIXELS, NUM_DATA, RATE = 784, 10_000, 1e-3
 
