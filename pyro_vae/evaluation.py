@@ -20,12 +20,12 @@ from pyro_vae.data import Data
 from pyro_vae.diagnostics.importance import RunningLogMeanExp, mean_and_standard_error
 from pyro_vae.diagnostics.psis import khat_report, pareto_khat
 from pyro_vae.experiment import Experiment
-from pyro_vae.latent import chunks, data_per_chunk, particles_per_chunk, site_moments
+from pyro_vae.latent import chunks, data_per_chunk, moments, particles_per_chunk
 from pyro_vae.objectives import split, terms
 from pyro_vae.specs import DeclarationError
 from pyro_vae.step import fetch
 from pyro_vae.training import DTYPES, preparer, resident
-from pyro_vae.vae import VAE, Batch, Densities, densities, label_weights
+from pyro_vae.vae import VAE, Batch, densities
 from pyro_vae.variant import Variant
 
 KHAT_DRAWS = 1000
@@ -113,7 +113,7 @@ def _score_chunk(vae: VAE, batch: Batch, num_samples: int, first: int) -> Scores
         if done < KHAT_DRAWS:
             kept.append(log_w[: KHAT_DRAWS - done])
         sums += k * torch.stack([t.elbo, t.reconstruction, t.kl]).double().cpu()
-        for name, value in _guide_means(vae, d).items():
+        for name, value in moments(vae, d)[0].items():
             mean[name] = k * value.double().cpu() + mean.get(name, torch.zeros(()))
         done += k
     elbo, reconstruction, kl = sums / num_samples
@@ -123,16 +123,6 @@ def _score_chunk(vae: VAE, batch: Batch, num_samples: int, first: int) -> Scores
         elbo, reconstruction, kl, running.estimate(), running.standard_error(), khat,
         {name: value / num_samples for name, value in mean.items()},
     )  # fmt: skip
-
-
-def _guide_means(vae: VAE, d: Densities) -> dict[str, Tensor]:
-    """E_q[z | x] (B, D) of every layer, labels and particles averaged out."""
-    pi = label_weights(d.log_w, d, vae.variant.rule)[..., None] if d.labels else None
-    found = {}
-    for name in vae.variant.layers:
-        mean, _ = site_moments(d.q[name].fn, d.q[name].value)
-        found[name] = ((pi * mean).sum(0) if pi is not None else mean).mean(0)
-    return found
 
 
 def evaluate(

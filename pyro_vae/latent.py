@@ -13,7 +13,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.capture import unvalidated
-from pyro_vae.vae import VAE, Batch, Densities, densities, label_cells, label_weights
+from pyro_vae.vae import VAE, Batch, Densities, densities, label_cells, label_weights, total
 
 CHUNK = 2**23
 """Numbers in the largest tensor of a chunk: 32 MB in float32, a few of which are alive at a time."""
@@ -86,34 +86,36 @@ def draw_posterior(vae: VAE, batch: Batch, num_draws: int) -> Draws:
 def _draw_chunk(vae: VAE, batch: Batch, num_draws: int) -> Draws:
     with unvalidated():
         d = densities(vae, batch, num_draws)
-        cell = _draw_cells(d, vae, num_draws)
+        log_y = _label_log_prob(d, vae)
+        cell = None if log_y is None else _draw_cells(log_y, num_draws)
         p_x: Any = d.p["x"].fn
         x_mean, x = p_x.mean, p_x.sample()
     shape = (num_draws, batch.size)
-    log_q: Any = sum(site.log_prob for name, site in d.q.items() if name in vae.variant.layers)
-    log_p: Any = sum(site.log_prob for site in d.p.values())
+    log_q = total(d.q[name].log_prob for name in vae.variant.layers)
+    log_p = total(site.log_prob for site in d.p.values())
     y = {name: _pick(values.expand(-1, *shape), cell) for name, values in label_cells(vae).items()}
-    log_y: Any = sum(d.q[name].log_prob for name in d.labels) if vae.variant.rule == "guide" else _cell_log_prob(d)
     return Draws(
         {name: _pick(d.q[name].value, cell, 1) for name in vae.variant.layers},
         y,
         _pick(log_p, cell).expand(shape),
-        _pick(log_q + log_y if d.labels else log_q, cell).expand(shape),
+        _pick(log_q if log_y is None else log_q + log_y, cell).expand(shape),
         _pick(x_mean, cell, len(vae.shape.x)),
         _pick(x, cell, len(vae.shape.x)),
     )
 
 
-def _cell_log_prob(d: Densities) -> Tensor:
-    """log p(y_c | x) by the importance weights of all particles, (C, 1, B), nats."""
+def _label_log_prob(d: Densities, vae: VAE) -> Tensor | None:
+    """log q(y_c | x), or log p(y_c | x) by the weights of all particles (C, 1, B), nats; None if no label can miss."""
+    if not d.labels:
+        return None
+    if vae.variant.rule == "guide":
+        return total(d.q[name].log_prob for name in d.labels)
     return d.log_w.logsumexp(1, keepdim=True).log_softmax(0)
 
 
-def _draw_cells(d: Densities, vae: VAE, num_draws: int) -> Tensor | None:
-    """A cell of the label grid for each draw and datum (S, B), None without missing labels."""
-    if not d.labels:
-        return None
-    pi = label_weights(d.log_w, d, "guide") if vae.variant.rule == "guide" else _cell_log_prob(d).exp()
+def _draw_cells(log_y: Tensor, num_draws: int) -> Tensor:
+    """A cell of the label grid for each draw and datum (S, B)."""
+    pi = log_y.exp()
     probs = pi.expand(-1, num_draws, pi.shape[-1]).movedim(0, -1)
     return torch.distributions.Categorical(probs=probs, validate_args=False).sample()
 
@@ -136,22 +138,23 @@ def encode(vae: VAE, batch: Batch, num_particles: int = 1) -> Codes:
     found: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
     for part in chunks(batch, data_per_chunk(vae, num_particles)):
         with unvalidated():
-            found.append(_moments(vae, densities(vae, part, num_particles)))
+            found.append(moments(vae, densities(vae, part, num_particles)))
     return Codes(*({name: torch.cat([f[i][name] for f in found]) for name in vae.variant.layers} for i in (0, 1)))
 
 
-def _moments(vae: VAE, d: Densities) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def moments(vae: VAE, d: Densities) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Mean and sd of q(z | x) (B, D) of every layer, labels and particles averaged out."""
     pi = label_weights(d.log_w, d, vae.variant.rule)[..., None] if d.labels else None
     means, sds = {}, {}
     for name in vae.variant.layers:
-        mean, variance = site_moments(d.q[name].fn, d.q[name].value)
+        mean, variance = _site_moments(d.q[name].fn, d.q[name].value)
         first, second = ((pi * m).sum(0) if pi is not None else m for m in (mean, variance + mean.square()))
         means[name] = first.mean(0)
         sds[name] = (second.mean(0) - means[name].square()).clamp_min(0).sqrt()
     return means, sds
 
 
-def site_moments(fn: object, value: Tensor) -> tuple[Tensor, Tensor]:
+def _site_moments(fn: object, value: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of a guide's distribution; its draw where it knows no moments."""
     try:
         return fn.mean, fn.variance  # type: ignore[attr-defined]

@@ -27,6 +27,7 @@ from pyro_vae.files import read_yaml
 from pyro_vae.planning import choose_device, count_parameters
 from pyro_vae.records import read_json, read_metrics, versions, write_json
 from pyro_vae.specs import DeclarationError
+from pyro_vae.training import DTYPES
 from pyro_vae.vae import VAE, Batch
 
 if TYPE_CHECKING:
@@ -79,14 +80,12 @@ class Run:
     @cached_property
     def vae(self) -> VAE:
         """The trained model and guide, in evaluation mode."""
-        folder = self._checkpoint()
-        tensors, _ = checkpoints.load(folder)
+        tensors, _ = checkpoints.load(self._checkpoints()[1])
         shape = self.environment["shape"]
         vae = VAE(self.experiment.variant, tuple(shape["x"]), shape["given"], shape["masked"])
         wish = self.experiment.training.device
         device = choose_device(wish if torch.cuda.is_available() else "cpu")  # trained on a GPU, read anywhere
-        dtype = torch.float64 if self.experiment.training.precision == "float64" else torch.float32
-        vae = vae.to(device=device, dtype=dtype)
+        vae = vae.to(device=device, dtype=DTYPES[self.experiment.training.precision])
         vae.load_state_dict(tensors["model"])
         return vae.eval()
 
@@ -95,18 +94,22 @@ class Run:
         """Where the model is."""
         return next(self.vae.parameters()).device
 
-    def _checkpoint(self) -> Path:
-        """The checkpoint that the run ended with: the best where it stopped early, else the newest."""
+    def _check_split(self, part: str) -> None:
+        """Refuse a part that is none or holds no data."""
+        if part not in PARTS:
+            raise DeclarationError([f"split={part!r}: must be one of {', '.join(PARTS)}."])
+        if not len(getattr(self.data, part)):
+            raise DeclarationError([f"split={part!r}: holds no data; set data.validation or choose another."])
+
+    def _checkpoints(self) -> tuple[Path, Path]:
+        """The newest checkpoint, and the one that holds the model: the best where training stopped early."""
         root = self.directory / "checkpoints"
         newest = checkpoints.latest(root)
         if newest is None:
             found = "no whole checkpoint" if checkpoints.steps(root) else "no checkpoint yet"
-            raise DeclarationError(
-                [f"{self.directory}: holds {found}; `pyro-vae train --resume {self.directory}` trains it."]
-            )
-        state = read_json(newest / "state.json")
-        best = state["best_step"]
-        return newest if best is None else checkpoints.step_folder(root, best)
+            raise DeclarationError([f"{self.directory}: holds {found}; train it anew."])
+        best = read_json(newest / "state.json")["best_step"]
+        return newest, newest if best is None else checkpoints.step_folder(root, best)
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -133,10 +136,7 @@ class Run:
             part: "train", "validation" or "test".
             observations: which of them, all by default.
         """
-        if part not in PARTS:
-            raise DeclarationError([f"split={part!r}: must be one of {', '.join(PARTS)}."])
-        if not len(getattr(self.data, part)):
-            raise DeclarationError([f"split={part!r}: holds no data; set data.validation or choose another."])
+        self._check_split(part)
         whole = prepared(self.data, part, self.experiment, self.device)
         if observations is None:
             return whole
@@ -183,15 +183,10 @@ class Run:
         Returns:
             The card, as in result.json.
         """
-        if split not in PARTS:
-            raise DeclarationError([f"split={split!r}: must be one of {', '.join(PARTS)}."])
-        if not len(getattr(self.data, split)):
-            raise DeclarationError([f"split={split!r}: holds no data; set data.validation or choose another."])
+        self._check_split(split)
         measured = evaluate(self.vae, self.data, self.experiment, split, num_samples, progress)
-        folder = self._checkpoint()
-        state, environment = read_json(folder / "state.json"), self.environment
-        newest = checkpoints.latest(self.directory / "checkpoints") or folder
-        seconds = {"train": read_json(newest / "state.json")["seconds"], **measured.pop("seconds")}
+        last, state = (read_json(folder / "state.json") for folder in self._checkpoints())
+        environment, seconds = self.environment, {"train": last["seconds"], **measured.pop("seconds")}
         card = {
             "variant": environment["name"],
             **measured,
@@ -199,7 +194,7 @@ class Run:
             "epochs": state["epoch"],
             "steps": state["step"],
             "parameters": count_parameters(self.vae),
-            "device": str(next(self.vae.parameters()).device),
+            "device": str(self.device),
             "precision": self.experiment.training.precision,
             "compiled": state["compiled"],
             "seed": self.experiment.seed,

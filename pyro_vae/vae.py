@@ -87,10 +87,10 @@ class Densities(NamedTuple):
     def log_w(self) -> Tensor:
         """The log importance weight log p(x, y, z) - log q(z | x, y), (C, K, B) or (K, B), nats."""
         log_q = [site.log_prob for name, site in self.q.items() if name not in self.labels]
-        return _total(site.log_prob for site in self.p.values()) - _total(log_q)
+        return total(site.log_prob for site in self.p.values()) - total(log_q)
 
 
-def _total(terms: Iterable[Tensor]) -> Tensor:
+def total(terms: Iterable[Tensor]) -> Tensor:
     """Sum of tensors that broadcast; there is always at least one site."""
     return functools.reduce(torch.add, terms)
 
@@ -356,7 +356,7 @@ def label_weights(log_w: Tensor, d: Densities, rule: Literal["sum", "guide"]) ->
     """Weight of each cell of missing labels, broadcasts to (C, K, B): w_c / sum w_c (`sum`) or q(y_c | x) (`guide`)."""
     if rule == "sum":
         return log_w.softmax(0)
-    return _total(d.q[name].log_prob for name in d.labels).exp()
+    return total(d.q[name].log_prob for name in d.labels).exp()
 
 
 def without_labels(log_w: Tensor, d: Densities, batch: Batch, rule: Literal["sum", "guide"]) -> Tensor:
@@ -374,5 +374,5 @@ def without_labels(log_w: Tensor, d: Densities, batch: Batch, rule: Literal["sum
         return log_w
     if rule == "sum":
         return log_w.logsumexp(0)
-    log_pi = _total(d.q[name].log_prob for name in d.labels)
+    log_pi = total(d.q[name].log_prob for name in d.labels)
     return (log_pi.exp() * (log_w - log_pi)).sum(0)
