@@ -1,7 +1,7 @@
 """What holds data: `Arrays` as given, `Split` and `Data` as checked, `Declared` as known before reading."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -28,6 +28,9 @@ class Arrays:
         mask: bool, shaped like x, True where the entry exists; elsewhere x may hold anything, NaN too.
         test: the test set, likewise; without one, a tenth of the data is held out.
         levels: number of integer levels of x (at most 256), where 256 is wrong.
+        names: names of the classes of an attribute, in the order of its integers.
+        columns: names of the entries of vectors x.
+        given_columns: names of the covariates.
         truth: what simulated data were made with.
 
     Example:
@@ -45,6 +48,9 @@ class Arrays:
     mask: Any = None
     test: "Arrays | None" = None
     levels: int | None = None
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    columns: Sequence[str] | None = None
+    given_columns: Sequence[str] | None = None
     truth: dict[str, Tensor] | None = None
 
 
@@ -104,6 +110,12 @@ class Data:
     """Largest label + 1 over all splits, before thinning."""
     truth: dict[str, Tensor] | None = None
     """What simulated data were made with."""
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names of the classes of an attribute, where they have names."""
+    columns: tuple[str, ...] | None = None
+    """Names of the entries of vectors, where they have names."""
+    given_columns: tuple[str, ...] | None = None
+    """Names of the covariates, where they have names."""
     grey_levels: int | None = None
     """Number of integer levels that static binarization drew from; None: grey values in [0, 1], or another way."""
 

@@ -111,6 +111,9 @@ def load(spec: DataSpec, seed: int = 0, arrays: Arrays | None = None) -> Data:
         support="binary" if binary else "unit" if unit else "real",
         num_classes=num_classes,
         truth=raw.truth,
+        names={name: tuple(raw.names[name]) for name in num_classes if name in raw.names},
+        columns=None if raw.columns is None else tuple(raw.columns),
+        given_columns=None if raw.given_columns is None else tuple(raw.given_columns),
         grey_levels=grey_levels,
     )
 
