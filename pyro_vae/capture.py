@@ -20,6 +20,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.vae import Batch
@@ -78,7 +79,21 @@ def capture(
     parameters = [parameter.detach() for parameter in objective.parameters()]
     buffers = list(objective.buffers())
     with unvalidated(), same_random_state(parameters[0].device):
-        return make_fx(value_and_gradient(objective, autocast))(parameters, buffers, batch, weights)
+        recorded = make_fx(value_and_gradient(objective, autocast))(parameters, buffers, batch, weights)
+    return _any_layout(recorded)
+
+
+def _any_layout(recorded: GraphModule) -> GraphModule:
+    """Let a recording hold for any memory layout.
+
+    A view is recorded for the strides that a tensor happened to have. A compiler may lay out the feature maps of
+    a convolution otherwise, where only a reshape, which is a view wherever it can be one, still exists.
+    """
+    for node in recorded.graph.nodes:
+        if node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
+            node.target = torch.ops.aten.reshape.default
+    recorded.recompile()
+    return recorded
 
 
 @contextlib.contextmanager

@@ -9,8 +9,9 @@ K draws are taken in chunks that bound memory, whatever K and the number of data
 
 import math
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ MIN_KHAT_DRAWS = 100
 ACTIVE = 0.01
 """Variance of E_q[z_d] over data above which a unit is active (Burda et al., 2016)."""
 DATA_PER_CHUNK = 100
+BLOCK = 10_000
+"""Data that are prepared at a time."""
 PREPARATION = 2**32
 """Added to the seed where data are binarised, so that z does not follow the same random numbers."""
 RESAMPLES = 200
@@ -57,18 +60,39 @@ class Scores(NamedTuple):
     """Latent site -> E_q[z | x] (N, D)."""
 
 
-def prepared(data: Data, part: str, experiment: Experiment, device: torch.device) -> Batch:
-    """A whole split as the model sees it, with the binarisation drawn once from the seed."""
-    split = getattr(data, part)
-    own = resident(split, experiment, device, training=False)
-    with same_random_state(device):
-        torch.manual_seed(experiment.seed + PREPARATION)
-        dtype = DTYPES[experiment.training.precision]
-        return fetch(own, torch.arange(len(split), device=device), preparer(data, dtype))
+def blocks(data: Data, part: str, experiment: Experiment, device: torch.device) -> Iterator[Batch]:
+    """A split as the model sees it, some data at a time, with the binarisation drawn once from the seed."""
+    split, dtype = getattr(data, part), DTYPES[experiment.training.precision]
+    for first in range(0, len(split), BLOCK):
+        some = split.select(range(first, min(first + BLOCK, len(split))))
+        own = resident(some, experiment, device, training=False)
+        with same_random_state(device):
+            torch.manual_seed(experiment.seed + PREPARATION + first)
+            block = fetch(own, torch.arange(len(some), device=device), preparer(data, dtype))
+        yield block
+
+
+def prepared(
+    data: Data, part: str, experiment: Experiment, device: torch.device, observations: Sequence[int] | None = None
+) -> Batch:
+    """A whole split in memory, or some of its data, as `blocks` gives them."""
+    first, found, picked = 0, list[Batch](), dict[int, Batch]()
+    for block in blocks(data, part, experiment, device):
+        if observations is None:
+            found.append(block)
+        for i in {i for i in observations or () if first <= i < first + block.size}:
+            picked[i] = block.map(itemgetter(slice(i - first, i - first + 1)))
+        first += block.size
+    found = found if observations is None else [picked[i] for i in observations]
+    columns = zip(*(batch[:4] for batch in found), strict=True)
+    joined = (None if column[0] is None else torch.cat(cast(list[Tensor], column)) for column in columns)
+    return Batch(*joined)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
-def score(vae: VAE, batch: Batch, num_samples: int, progress: Callable[[int], object] = lambda n: None) -> Scores:
+def score(
+    vae: VAE, batch: Batch, num_samples: int, progress: Callable[[int], object] = lambda n: None, first: int = 0
+) -> Scores:
     """Score every datum of a batch.
 
     Args:
@@ -76,12 +100,19 @@ def score(vae: VAE, batch: Batch, num_samples: int, progress: Callable[[int], ob
         batch: N data.
         num_samples: K importance samples per datum.
         progress: called with the number of data just done.
+        first: number of the first datum in its split, for messages.
     """
     found: list[Scores] = []
     for part in chunks(batch, data_per_chunk(vae, 1, DATA_PER_CHUNK)):
-        found.append(_score_chunk(vae, part, num_samples, sum(len(scores.elbo) for scores in found)))
+        found.append(_score_chunk(vae, part, num_samples, first))
+        first += part.size
         progress(part.size)
-    mean = {name: torch.cat([scores.mean[name] for scores in found]) for name in vae.variant.layers}
+    return _joined(found)
+
+
+def _joined(found: list[Scores]) -> Scores:
+    """Scores of several parts, one after the other."""
+    mean = {name: torch.cat([scores.mean[name] for scores in found]) for name in found[0].mean}
     columns = {name: torch.cat([getattr(scores, name) for scores in found]) for name in Scores._fields[:-1]}
     return Scores(**columns, mean=mean)
 
@@ -151,18 +182,20 @@ def evaluate(
     if not normalized:
         num_samples = 1  # for the reconstruction, all that is reported
     device = next(vae.parameters()).device
-    batch = prepared(data, part, experiment, device)
-    was_training = vae.training
+    was_training, found, num_data = vae.training, list[Scores](), 0
     with same_random_state(device):
         torch.manual_seed(experiment.seed)
-        scores = score(vae.eval(), batch, num_samples, progress)
+        for block in blocks(data, part, experiment, device):
+            found.append(score(vae.eval(), block, num_samples, progress, num_data))
+            num_data += block.size
+    scores = _joined(found)
     vae.train(was_training)
     active, active_error = active_units(torch.cat(list(scores.mean.values()), -1))
     khat_draws = min(num_samples, KHAT_DRAWS)
     return {
         "data": data.name,
         "split": part,
-        "num_data": batch.size,
+        "num_data": num_data,
         "density": variant.density,
         "elbo": _with_error(scores.elbo) if normalized else None,
         "log_likelihood": _with_error(scores.log_likelihood) if normalized else None,

@@ -158,6 +158,10 @@ class Experiment(Spec):
         return self
 
 
+RESOLUTION = 6e-5
+"""Standard deviation over mean at which rounding to float32 is a thousandth of the standard deviation."""
+
+
 def misfits(experiment: Experiment, data: Declared | Data) -> list[str]:
     """What of a declaration does not fit the data, one line each, empty if all is well."""
     variant = experiment.variant
@@ -213,6 +217,7 @@ def check(experiment: Experiment, data: Data) -> None:
         )
     if training.early_stopping and len(data.validation) == 0:
         found.append("training.early_stopping: needs validation data; set data.validation, like 0.1.")
+    found += _too_fine(data, training)
     for name, label in experiment.variant.labels.items():
         for part in ("train", "validation", "test"):
             labels = getattr(data, part).attributes.get(name)
@@ -223,6 +228,20 @@ def check(experiment: Experiment, data: Data) -> None:
                 )
     if found:
         raise DeclarationError(found)
+
+
+def _too_fine(data: Data, training: Training) -> list[str]:
+    """Columns whose spread is lost beside their mean: float32 holds seven digits."""
+    if data.scaling is None or training.precision == "float64":
+        return []
+    mean, sd = (value.flatten() for value in data.scaling)
+    lost = (sd < RESOLUTION * mean.abs()).nonzero().flatten().tolist()
+    names = [data.columns[i] if data.columns else f"column {i}" for i in lost]
+    return [
+        f"data.standardize=true: {name} spreads by {sd[i]:.3g} about {mean[i]:.10g}, which {training.precision} "
+        "does not resolve; subtract a constant from it, or set training.precision=float64."
+        for i, name in zip(lost, names, strict=True)
+    ]
 
 
 def _word(part: Part) -> str:

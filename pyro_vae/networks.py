@@ -59,16 +59,23 @@ def join(*tensors: Tensor | None) -> Tensor:
     return torch.cat([tensor.expand(*batch, tensor.shape[-1]) for tensor in present], -1)
 
 
-def linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer with Glorot's uniform weights and zero bias.
+def glorot[M: nn.Linear | nn.Conv2d | nn.ConvTranspose2d](layer: M) -> M:
+    """The layer with Glorot's uniform weights and zero bias.
+
+    PyTorch's own start shrinks the features in each layer: a convolutional VAE then needs twice the steps.
 
     References:
         Understanding the difficulty of training deep feedforward neural networks (Glorot & Bengio, 2010).
     """
-    layer = nn.Linear(inputs, outputs)
     nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer; see `glorot`."""
+    return glorot(nn.Linear(inputs, outputs))
 
 
 def dense(inputs: int, widths: tuple[int, ...], activation: str) -> nn.Sequential:
@@ -262,7 +269,7 @@ class ConvBody(nn.Module):
         width = 2 * channels if shape.masked else channels
         layers: list[nn.Module] = []
         for maps, stride in zip(spec.channels, spec.layer_strides(), strict=True):
-            layers += spec.block(nn.Conv2d(width, maps, spec.kernel, stride, spec.padding()), maps)
+            layers += spec.block(glorot(nn.Conv2d(width, maps, spec.kernel, stride, spec.padding())), maps)
             width = maps
         self.convolutions = nn.Sequential(*layers)
         inputs = width * rows * columns + shape.given
@@ -275,6 +282,7 @@ class ConvBody(nn.Module):
         if self.masked:
             seen = torch.ones_like(x) if mask is None else mask.to(x.dtype)
             image = torch.cat([image, seen], 1)
+        image = image.to(memory_format=torch.channels_last)  # convolutions are up to twice as fast so
         return self.layers(join(self.convolutions(image).flatten(1), given)).to(x.dtype)
 
 
@@ -302,14 +310,16 @@ class ConvDecoder(nn.Module):
                 after - ((before - 1) * stride - 2 * padding + spec.kernel)
                 for before, after in zip(sizes[i], sizes[i + 1], strict=True)
             )
-            up = nn.ConvTranspose2d(maps, target, spec.kernel, stride, padding, output_padding=(rows, columns))
+            extra = (rows, columns)
+            up = glorot(nn.ConvTranspose2d(maps, target, spec.kernel, stride, padding, output_padding=extra))
             layers += [up] if i == len(strides) - 1 else spec.block(up, target)
         self.convolutions = nn.Sequential(*layers)
 
     def forward(self, c: Tensor) -> Tensor:
         """Numbers (..., outputs, channels, rows, columns) from conditions c (..., inputs)."""
         batch = c.shape[:-1]
-        image = self.convolutions(self.dense(c).reshape(-1, *self.start))
+        start = self.dense(c).reshape(-1, *self.start).to(memory_format=torch.channels_last)
+        image = self.convolutions(start)
         return image.reshape(*batch, *self.event).to(c.dtype)
 
     @torch.no_grad()

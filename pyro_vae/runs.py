@@ -82,7 +82,13 @@ class Run:
         """The trained model and guide, in evaluation mode."""
         tensors, _ = checkpoints.load(self._checkpoints()[1])
         shape = self.environment["shape"]
-        vae = VAE(self.experiment.variant, tuple(shape["x"]), shape["given"], shape["masked"])
+        vae = VAE(
+            self.experiment.variant,
+            tuple(shape["x"]),
+            shape["given"],
+            shape["masked"],
+            self.experiment.data.standardize,
+        )
         wish = self.experiment.training.device
         device = choose_device(wish if torch.cuda.is_available() else "cpu")  # trained on a GPU, read anywhere
         vae = vae.to(device=device, dtype=DTYPES[self.experiment.training.precision])
@@ -137,17 +143,15 @@ class Run:
             observations: which of them, all by default.
         """
         self._check_split(part)
-        whole = prepared(self.data, part, self.experiment, self.device)
-        if observations is None:
-            return whole
-        indices = list(observations)
-        beyond = [i for i in indices if not 0 <= i < whole.size]
-        if beyond or not indices:
-            raise DeclarationError(
-                [f"observations={beyond or indices}: the {part} data are numbered from 0 to {whole.size - 1}."]
-            )
-        at = torch.tensor(indices, device=self.device)
-        return whole.map(lambda tensor: tensor[at])
+        indices = None if observations is None else list(observations)
+        if indices is not None:
+            last = len(getattr(self.data, part)) - 1
+            beyond = [i for i in indices if not 0 <= i <= last]
+            if beyond or not indices:
+                raise DeclarationError(
+                    [f"observations={beyond or indices}: the {part} data are numbered from 0 to {last}."]
+                )
+        return prepared(self.data, part, self.experiment, self.device, indices)
 
     def read(self, path: Path | str) -> Batch:
         """A file of the user's own data, treated as the training data were.

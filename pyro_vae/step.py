@@ -105,6 +105,8 @@ class Resident(NamedTuple):
     y: Tensor | None = None
     mask: Tensor | None = None
     given: Tensor | None = None
+    rows: Tensor | None = None
+    """Which rows of x and mask are the data, where these stay on disk; None: all of them."""
 
 
 type Prepare = Callable[[Tensor], Tensor]
@@ -138,11 +140,12 @@ def new_state(objective: nn.Module, layout: Layout, num_flags: int) -> State:
 
 def fetch(data: Resident, indices: Tensor, prepare: Prepare) -> Batch:
     """Gather a batch and make x real: scaled, binarised or dequantised."""
+    rows = indices if data.rows is None else data.rows.index_select(0, indices)
 
-    def take(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.index_select(0, indices)
+    def take(tensor: Tensor | None, at: Tensor = indices) -> Tensor | None:
+        return None if tensor is None else tensor.index_select(0, at)
 
-    return Batch(prepare(data.x.index_select(0, indices)), take(data.y), take(data.mask), take(data.given))
+    return Batch(prepare(data.x.index_select(0, rows)), take(data.y), take(data.mask, rows), take(data.given))
 
 
 def make_step(program: Program, layout: Layout, prepare: Prepare, adam: Optimizer, clip_norm: float | None) -> Step:

@@ -7,7 +7,7 @@ the same versions and number of threads.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from pyro_vae.experiment import Experiment
 from pyro_vae.interruption import Interrupted, signals
 from pyro_vae.planning import choose_threads, compile_step, threads
 from pyro_vae.records import Metrics, truncate_metrics, write_metrics
+from pyro_vae.specs import DeclarationError
 from pyro_vae.step import METRICS, Layout, Plan, Resident, State, Step, fetch, flags, make_step, new_state
 from pyro_vae.vae import VAE, Batch
 
@@ -63,6 +64,7 @@ class Progress:
 def build(experiment: Experiment, data: Data, device: torch.device) -> VAE:
     """The VAE of an experiment, initialised from its seed; the caller's random state is left alone."""
     given = data.train.given
+    scaling = data.scaling
     with same_random_state(torch.device("cpu")):
         torch.manual_seed(experiment.seed)
         vae = VAE(
@@ -70,8 +72,12 @@ def build(experiment: Experiment, data: Data, device: torch.device) -> VAE:
             data.shape,
             given=0 if given is None else given.shape[1],
             masked=data.train.mask is not None,
+            standardized=scaling is not None,
         )
-    return vae.to(device=device, dtype=DTYPES[experiment.training.precision])
+    vae = vae.to(device=device, dtype=DTYPES[experiment.training.precision])
+    if vae.standardization is not None and scaling is not None:
+        vae.standardization.set(*scaling)  # in that precision: a mean may need more digits than float32 has
+    return vae
 
 
 def preparer(data: Data, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -89,10 +95,36 @@ def resident(split: Split, experiment: Experiment, device: torch.device, *, trai
     columns = [absent if name in hidden else split.attributes.get(name, absent) for name in experiment.variant.labels]
     y = torch.stack(columns, -1) if columns else None
     dtype = DTYPES[experiment.training.precision]
-    given = None if split.given is None else split.given.to(dtype)
-    x = split.x if split.x.dtype == torch.uint8 else split.x.to(dtype)
-    parts = (x, y, split.mask, given)
-    return Resident(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
+    small = (None if part is None else part.to(device) for part in (y, split.given))
+    y, given = (part if part is None or part.dtype == torch.int64 else part.to(dtype) for part in small)
+    if split.rows is not None and device.type == "cpu":  # on disk: each step takes its rows from there
+        return Resident(split.x, y, split.mask, given, split.rows)
+    x = gathered(split.x, split.rows, device)
+    mask = None if split.mask is None else gathered(split.mask, split.rows, device)
+    return Resident(x if x.dtype == torch.uint8 else x.to(dtype), y, mask, given)
+
+
+def gathered(source: Tensor, rows: Tensor | None, device: torch.device) -> Tensor:
+    """The rows of a tensor on the device, without another copy of them in memory on the way.
+
+    Raises:
+        DeclarationError: the device has no room for them.
+    """
+    try:
+        if rows is None:
+            return source.to(device)
+        made = torch.empty(len(rows), *source.shape[1:], dtype=source.dtype, device=device)
+        for some in torch.arange(len(rows)).split(max(1, 2**22 // source[0].numel())):
+            made[some[0] : some[-1] + 1] = source[rows[some]].to(device)
+        return made
+    except torch.OutOfMemoryError:
+        size = (len(source) if rows is None else len(rows)) * source[0].numel() * source.element_size() / 2**30
+        raise DeclarationError(
+            [
+                f"training.device={str(device)!r}: has no room for {size:.1f} GiB of training data; set "
+                "training.device=cpu, or train on fewer or smaller data."
+            ]
+        ) from None
 
 
 class Trainer:
@@ -124,7 +156,8 @@ class Trainer:
         self.flag_names = self._flag_names(example, weights)
         self.state: State = new_state(self.objective, self.layout, len(self.flag_names))
         self.step = self._make_step(example, weights)
-        self.validation = self._validation_batches()
+        on_disk = data.validation.rows is not None
+        self.validation = None if on_disk else list(self._validation_batches())
 
     def _example(self) -> tuple[Batch, dict[str, Tensor]]:
         """A first batch and the first weights, to record the program on."""
@@ -155,14 +188,16 @@ class Trainer:
         step = make_step(program, self.layout, self.prepare, training.optimizer, training.clip_norm)
         return compile_step(step, self.device) if self.progress.compiled else step
 
-    def _validation_batches(self) -> list[Batch]:
-        """The validation data, prepared once: the same binarisation in every epoch."""
-        data = resident(self.data.validation, self.experiment, self.device, training=False)
-        with same_random_state(self.device):
-            torch.manual_seed(self.experiment.seed)
-            indices = torch.arange(len(self.data.validation), device=self.device)
-            chunks = indices.split(VALIDATION_BATCH) if len(indices) else ()
-            return [fetch(data, chunk, self.prepare) for chunk in chunks]
+    def _validation_batches(self) -> Iterator[Batch]:
+        """The validation data, prepared: the same binarisation in every epoch."""
+        split = self.data.validation
+        for first in range(0, len(split), VALIDATION_BATCH):
+            some = split.select(range(first, min(first + VALIDATION_BATCH, len(split))))
+            data = resident(some, self.experiment, self.device, training=False)
+            with same_random_state(self.device):
+                torch.manual_seed(self.experiment.seed + first)
+                batch = fetch(data, torch.arange(len(some), device=self.device), self.prepare)
+            yield batch
 
     def plan(self, epoch: int) -> Plan:
         """Order, learning rates and weights of an epoch (from 0): a function of the declaration alone."""
@@ -276,7 +311,7 @@ class Trainer:
     @torch.no_grad()
     def _validate(self) -> list[Metrics]:
         """The mean loss and terms over the validation data, with the same draws in every epoch."""
-        if not self.validation:
+        if not len(self.data.validation):
             return []
         # The weights at the end of their schedule: scores of different epochs are then comparable.
         objective = self.experiment.objective
@@ -286,7 +321,7 @@ class Trainer:
         self.objective.eval()
         with same_random_state(self.device), unvalidated():
             torch.manual_seed(self.experiment.seed)
-            for batch in self.validation:
+            for batch in self._validation_batches() if self.validation is None else self.validation:
                 loss, terms = self.objective(batch, tensors)
                 means = [loss, *(getattr(terms, name).mean() for name in METRICS[1:])]
                 sums += torch.stack([mean.to(torch.float64) for mean in means]) * batch.size

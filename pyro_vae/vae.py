@@ -24,6 +24,7 @@ from torch.func import functional_call
 
 from pyro_vae.guides import Classifier
 from pyro_vae.networks import Shape
+from pyro_vae.standardize import Standardization
 from pyro_vae.variant import Variant
 
 IMPOSSIBLE = -1e30
@@ -125,7 +126,9 @@ class VAE(nn.Module):
         torch.Size([3, 5])
     """
 
-    def __init__(self, variant: Variant, x: tuple[int, ...], given: int = 0, masked: bool = False) -> None:
+    def __init__(
+        self, variant: Variant, x: tuple[int, ...], given: int = 0, masked: bool = False, standardized: bool = False
+    ) -> None:
         """Build the modules.
 
         Args:
@@ -133,11 +136,13 @@ class VAE(nn.Module):
             x: event shape of a datum: (D,), or (channels, rows, columns) of an image.
             given: number of covariates.
             masked: whether entries of x can be missing.
+            standardized: whether the networks see standardised x; see `standardize`.
         """
         super().__init__()
         self.variant = variant
         width = sum(label.classes for label in variant.labels.values())
         self.shape = shape = Shape(tuple(x), width, given, masked)
+        self.standardization = Standardization(shape.x) if standardized else None
         layers = list(variant.layers.items())
         self.label_priors = nn.ModuleDict({name: UniformLabel(s.classes) for name, s in variant.labels.items()})
         self.priors = nn.ModuleDict()
@@ -172,6 +177,8 @@ class VAE(nn.Module):
             for name in list(self.variant.layers)[::-1]:
                 z = pyro.sample(name, self.priors[name](z, y, batch.given))
             p_x = self.likelihood(z, y, batch.given)
+            if self.standardization is not None:
+                p_x = self.standardization.undone(p_x)
             x = batch.x
             if batch.mask is not None and x is not None:
                 # A masked entry must be legal before log_prob: NaN x mask 0 still has a NaN gradient.
@@ -182,7 +189,8 @@ class VAE(nn.Module):
         """The amortised encoder: q(y | x), then q(z_l | x, y, neighbour) in the guide's order."""
         offsets = offsets or {}
         with pyro.plate("data", batch.size, dim=-1):
-            h = self.body(batch.x, batch.mask, batch.given)
+            x = batch.x if self.standardization is None else self.standardization(batch.x)
+            h = self.body(x, batch.mask, batch.given)
             q_y = [
                 self.classifiers[name](h) if name in self.classifiers else self.label_priors[name]()
                 for name in self.variant.labels
@@ -264,7 +272,7 @@ class VAE(nn.Module):
         """Start the likelihood where the data x (N, *event) are on average, if it knows how."""
         start = getattr(self.likelihood, "initialise", None)
         if start is not None:
-            start(x)
+            start(x if self.standardization is None else self.standardization(x))
 
 
 def _given_label(name: str, fn: Any, known: Tensor | None, guide: bool) -> Tensor:

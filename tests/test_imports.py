@@ -14,7 +14,7 @@ ROOT = Path(pyro_vae.__file__).parent
 # A module may import from the lines above its own, and on its line from the names to its left.
 LINES = """
     specs
-    networks priors likelihoods guides data
+    networks standardize priors likelihoods guides data
     variant vae
     objectives files experiment
     distributed checkpoints capture step planning interruption records training

@@ -3,7 +3,7 @@
 x is (N, D) or (N, C, H, W), in uint8 levels or floats, 0 where its mask is False; labels are int64 (N,).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,22 +12,26 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.containers import Arrays
+from pyro_vae.data.storage import allocate
 from pyro_vae.specs import DeclarationError
 
 
-def checked(raw: Arrays, at: str) -> tuple[list[Arrays], int | None]:
+def checked(raw: Arrays, at: str, *, real: bool = False) -> tuple[list[Arrays], int | None]:
     """The data, and the test data where there are any, as native numpy arrays; and the number of levels.
 
     Args:
         raw: the data as given.
         at: what the lines of an error begin with.
+        real: whether integers are numbers like any other, and no levels.
 
     Raises:
         DeclarationError: everything that is wrong with the arrays.
     """
     problems: list[str] = []
     parts, levels = checked_parts(raw, at, problems), None
-    if not problems:
+    if not problems and real:
+        parts = [replace(part, x=as_floats(part.x)) for part in parts]
+    elif not problems:
         xs, levels = _in_levels([part.x for part in parts], raw.levels, at, problems)
         parts = [replace(part, x=x) for part, x in zip(parts, xs, strict=True)]
     if problems:
@@ -59,7 +63,7 @@ def _checked_part(raw: Arrays, at: str, problems: list[str]) -> Arrays | None:
             "where the entry exists."
         )
     elif mask is not None:
-        x = np.where(mask, x, np.zeros((), x.dtype))
+        x = _zero_where_missing(x, mask)
         mask = _channels_first(mask)
     _finite(x, f"{at}x", "Remove them, or give a mask that is False there (numpy.isfinite(x)).", problems)
     given = None if raw.given is None else _numeric(raw.given, f"{at}given", problems)
@@ -88,7 +92,7 @@ def _numeric(value: Any, name: str, problems: list[str]) -> np.ndarray | None:
     if array.dtype.kind != "f":
         return array
     # Of native byte order; half precision is too coarse to train on, and torch has no more than double.
-    return array.astype(np.float32 if array.dtype.itemsize <= 4 else np.float64, copy=False)
+    return converted(array, np.float32 if array.dtype.itemsize <= 4 else np.float64)
 
 
 def _channels_first(x: np.ndarray) -> np.ndarray:
@@ -104,6 +108,23 @@ def blocks(x: np.ndarray) -> Iterator[slice]:
     """Slices of rows of about 2^22 entries, so that temporaries stay small beside a mapped file."""
     rows = max(1, 2**22 // max(1, x[0].size))
     return (slice(start, start + rows) for start in range(0, len(x), rows))
+
+
+def _zero_where_missing(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return by_blocks(lambda rows: np.where(mask[rows], x[rows], 0), x, x.dtype)
+
+
+def by_blocks(function: Callable[[slice], np.ndarray], x: np.ndarray, dtype: np.typing.DTypeLike) -> np.ndarray:
+    """An array shaped like x whose rows the function gives, a block at a time; on disk where x is too large."""
+    made = allocate(x.shape, dtype)
+    for rows in blocks(x):
+        made[rows] = function(rows)
+    return made
+
+
+def converted(x: np.ndarray, dtype: np.typing.DTypeLike) -> np.ndarray:
+    """The same numbers as another type; x itself where it is of that type."""
+    return x if x.dtype == np.dtype(dtype) else by_blocks(lambda rows: x[rows], x, dtype)
 
 
 def _finite(x: np.ndarray, name: str, advice: str, problems: list[str]) -> None:
@@ -170,7 +191,7 @@ def _in_levels(
         binary = all(is_binary(x) for x in xs)
         if declared is not None:
             problems.append(f"{at}levels={declared}: is for integers, and x is {xs[0].dtype}. Leave it out.")
-        return ([x.astype(np.uint8) for x in xs], 2) if binary else (xs, None)
+        return ([converted(x, np.uint8) for x in xs], 2) if binary else (xs, None)
     low, high = extent(xs)
     if declared is None and not 0 <= low <= high <= 255:
         return [as_floats(x) for x in xs], None
@@ -179,7 +200,8 @@ def _in_levels(
         problems.append(
             f"{at}levels={levels}: must be from 2 to 256, and above every x; x goes from {low:g} to {high:g}."
         )
-    return [x.astype(np.uint8, copy=False) for x in xs], levels
+    # Where the levels are wrong, the numbers stay as they are: the problem is all that is of use then.
+    return ([converted(x, np.uint8) for x in xs] if not problems else xs), levels
 
 
 def extent(xs: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -197,4 +219,4 @@ def as_floats(x: np.ndarray) -> np.ndarray:
     if x.dtype.kind == "f":
         return x
     low, high = extent([x])
-    return x.astype(np.float32 if max(-low, high) <= 2**24 else np.float64)
+    return converted(x, np.float32 if max(-low, high) <= 2**24 else np.float64)

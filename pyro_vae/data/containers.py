@@ -56,7 +56,10 @@ class Arrays:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a data set."""
+    """One part of a data set.
+
+    Data that do not fit in memory stay on disk: x is then that of the whole file, of which `rows` are this part.
+    """
 
     x: Tensor
     """(N, *event), as stored: uint8 levels, or float32 or float64."""
@@ -66,15 +69,24 @@ class Split:
     """Covariates (N, G), float."""
     mask: Tensor | None = None
     """bool, shaped like x, True where the entry exists; x is 0 elsewhere."""
+    rows: Tensor | None = None
+    """Which rows of x and mask this part is, int64 (N,); None: all of them."""
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.x if self.rows is None else self.rows)
 
     def select(self, indices: Tensor | Sequence[int]) -> "Split":
-        """The data at `indices`, copied, in that order."""
+        """The data at `indices`, copied into memory, in that order."""
         index = torch.as_tensor(indices, device=self.x.device)
         index = index if index.dtype is torch.bool else index.long()
-        return self._each(lambda tensor: tensor[index])
+        if self.rows is None:
+            return self._each(lambda tensor: tensor[index])
+        rows = self.rows[index]
+        small = {name: labels[index] for name, labels in self.attributes.items()}
+        mask, given = self.mask, self.given
+        return Split(
+            self.x[rows], small, None if given is None else given[index], None if mask is None else mask[rows]
+        )
 
     def to(self, device: torch.device | str) -> "Split":
         """The same data on another device."""
@@ -87,6 +99,7 @@ class Split:
             {name: function(labels) for name, labels in self.attributes.items()},
             None if self.given is None else function(self.given),
             None if self.mask is None else function(self.mask),
+            None if self.rows is None else function(self.rows),
         )
 
 
@@ -110,6 +123,8 @@ class Data:
     """Largest label + 1 over all splits, before thinning."""
     truth: dict[str, Tensor] | None = None
     """What simulated data were made with."""
+    scaling: tuple[Tensor, Tensor] | None = None
+    """Mean and standard deviation of the training data by which x is standardised, each broadcasts to x; float64."""
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Names of the classes of an attribute, where they have names."""
     columns: tuple[str, ...] | None = None

@@ -1,15 +1,18 @@
 """From arrays to what is trained on: `load` splits, thins and draws once, `prepare` treats every batch."""
 
+import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.checks import blocks, checked, extent
+from pyro_vae.data.checks import by_blocks, checked, extent
 from pyro_vae.data.containers import Arrays, Binarize, Data, Dequantize, Split
 from pyro_vae.data.sets import ArraysData, in_memory
 from pyro_vae.data.spec import DataSpec
+from pyro_vae.data.storage import fits, is_mapped
 from pyro_vae.specs import DeclarationError
 
 
@@ -71,10 +74,10 @@ def load(spec: DataSpec, seed: int = 0, arrays: Arrays | None = None) -> Data:
         if isinstance(spec, ArraysData) and spec.path is not None:
             raise DeclarationError([f'data.path="{spec.path}": arrays are given in memory too. Leave one out.'])
         raw, spec, at = arrays, in_memory(spec), "data."
-    parts, levels = checked(raw, at)
+    parts, levels = checked(raw, at, real=spec.standardize)
     train = parts[0]
     low, high = (0.0, 1.0) if levels else extent([part.x for part in parts])
-    unit = low >= 0 and high <= 1
+    unit = low >= 0 and high <= 1 and not spec.standardize
 
     problems: list[str] = []
     if spec.binarize != "none" and not unit:
@@ -99,9 +102,10 @@ def load(spec: DataSpec, seed: int = 0, arrays: Arrays | None = None) -> Data:
         parts = [replace(part, x=drawn(part.x, levels, stream)) for stream, part in enumerate(parts)]
         levels = 2
     binary = spec.binarize != "none" or (levels == 2 and spec.dequantize == "none")
+    training = replace(taken(parts[0], kept), attributes=labels)
     return Data(
         name=spec.name,
-        train=replace(taken(parts[0], kept), attributes=labels),
+        train=training,
         validation=taken(parts[0], validation),
         test=taken(parts[-1], held_out if len(parts) == 1 else np.arange(len(parts[1].x))),
         shape=train.x.shape[1:],
@@ -114,6 +118,7 @@ def load(spec: DataSpec, seed: int = 0, arrays: Arrays | None = None) -> Data:
         names={name: tuple(raw.names[name]) for name in num_classes if name in raw.names},
         columns=None if raw.columns is None else tuple(raw.columns),
         given_columns=None if raw.given_columns is None else tuple(raw.given_columns),
+        scaling=moments(training) if spec.standardize else None,
         grey_levels=grey_levels,
     )
 
@@ -173,21 +178,54 @@ def _thinned(labels: dict[str, np.ndarray], num_kept: int | None, problems: list
 
 def drawn(x: np.ndarray, levels: int | None, stream: int) -> np.ndarray:
     """Bernoulli draws with probabilities x / (levels - 1), from a fixed seed: the same data in every run."""
-    rng, draws = np.random.default_rng([1, stream]), np.empty(x.shape, np.uint8)
-    for rows in blocks(x):
-        draws[rows] = rng.random(x[rows].shape) * ((levels or 2) - 1) < x[rows]
-    return draws
+    rng = np.random.default_rng([1, stream])
+    return by_blocks(lambda rows: rng.random(x[rows].shape) * ((levels or 2) - 1) < x[rows], x, np.uint8)
 
 
 def taken(part: Arrays, indices: np.ndarray) -> Split:
-    """The data at `indices` as tensors; copied, so that neither a caller's array nor a file is shared."""
+    """The data at `indices` as tensors; copied, so that neither a caller's array nor a file is shared.
+
+    Only what is on disk and does not fit in memory is left there.
+    """
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array[indices]))
 
-    return Split(
-        tensor(part.x),
-        {name: tensor(labels) for name, labels in part.y.items()},
-        None if part.given is None else tensor(part.given),
-        None if part.mask is None else tensor(part.mask),
-    )
+    labels = {name: tensor(values) for name, values in part.y.items()}
+    given = None if part.given is None else tensor(part.given)
+    stays = is_mapped(part.x) and not fits(part.x.nbytes)
+    if not stays:
+        return Split(tensor(part.x), labels, given, None if part.mask is None else tensor(part.mask))
+    mask = None if part.mask is None else on_disk(part.mask)
+    return Split(on_disk(part.x), labels, given, mask, torch.from_numpy(indices.astype(np.int64)))
+
+
+def on_disk(array: np.ndarray) -> Tensor:
+    """A tensor of the array's own numbers, which nothing in the package writes to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def moments(split: Split) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each column or channel over the entries that exist, in float64.
+
+    A column that never varies has the standard deviation 1: it is shifted and not scaled.
+    """
+    shape = split.x.shape[1:]
+    axes = (0,) if len(shape) == 1 else (0, 2, 3)
+    kept = torch.Size(n if i == 0 else 1 for i, n in enumerate(shape))
+    counts, mean, squares = (torch.zeros(kept, dtype=torch.float64) for _ in range(3))
+    for rows in torch.arange(len(split)).split(max(1, 2**20 // math.prod(shape))):
+        part = split.select(rows)
+        x = part.x.double()
+        exists = torch.ones_like(x) if part.mask is None else part.mask.double()
+        more = exists.sum(axes).reshape(kept)
+        # Welford's update, a block at a time: sums of squares would lose a small spread about a large mean.
+        total = (counts + more).clamp_min(1)
+        shift = (x * exists).sum(axes).reshape(kept) / more.clamp_min(1) - mean
+        within = ((x - mean - shift) * exists).square().sum(axes).reshape(kept)
+        mean, squares = mean + shift * more / total, squares + within + shift.square() * counts * more / total
+        counts += more
+    sd = (squares / counts.clamp_min(1)).sqrt()
+    return mean, torch.where(sd > 0, sd, torch.ones_like(sd))

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from pyro_vae.data.containers import Arrays, Binarize, Declared, Dequantize
+from pyro_vae.data.containers import Arrays, Binarize, Declared, Dequantize, Support
 from pyro_vae.specs import Part
 
 
@@ -19,6 +19,8 @@ class DataSpec(Part):
     """How grey values become {0, 1}: a new draw per step, one draw for ever, or a threshold at 1/2."""
     dequantize: Dequantize = "none"
     """Whether uniform noise turns integer levels into a continuous x in (0, 1)."""
+    standardize: bool = False
+    """Whether the networks see (x - mean) / sd of the training data, per column or channel; undone on output."""
     validation: float | int = 0.1
     """How many of the training data are kept for validation: a fraction in [0, 1) or a count."""
     labels_kept: Annotated[int, Field(ge=0)] | None = None
@@ -42,7 +44,8 @@ class DataSpec(Part):
 
     def _images(self, shape: tuple[int, ...], num_classes: dict[str, int]) -> Declared:
         """What is known of images in integer levels."""
-        return Declared(self.name, "unit" if self.binarize == "none" else "binary", shape, num_classes)
+        support: Support = "real" if self.standardize else "unit" if self.binarize == "none" else "binary"
+        return Declared(self.name, support, shape, num_classes)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -54,4 +57,10 @@ class DataSpec(Part):
                 f'binarize="{self.binarize}" and dequantize="{self.dequantize}" exclude one another: '
                 "binarized data have no levels left to spread. Set one of them to none."
             )
+        for word in ("binarize", "dequantize"):
+            if self.standardize and getattr(self, word) != "none":
+                raise ValueError(
+                    f'standardize=true and {word}="{getattr(self, word)}" exclude one another: standardized data '
+                    f"are real-valued. Set {word}=none, or leave standardize out."
+                )
         return self
