@@ -1,13 +1,16 @@
 """The recorded program equals the eager one on other inputs, parameters, buffers, weights and random states."""
 
 import os
+from typing import Literal
 
 import parts
 import pytest
 import torch
+from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.capture import capture, same_random_state, value_and_gradient
+from pyro_vae.networks import Network
 from pyro_vae.objectives import ELBO
 from pyro_vae.planning import compile_step
 from pyro_vae.step import Layout, Plan, Resident, make_step, new_state, update
@@ -89,7 +92,9 @@ def test_every_likelihood_and_guide_is_captured_exactly():
             compare(objective, Batch(x[0]), Batch(x[1]))
 
 
-def training_step(vae, compiled, adam=None, clip=None, batch_size=8, steps=12, device="cpu"):
+def training_step(
+    vae, compiled, adam=None, clip=None, batch_size=8, steps=12, device="cpu", memory=torch.preserve_format
+):
     objective = ELBO().build(vae).train()
     layout = Layout(list(objective.parameters()))
     x = Batch(torch.zeros(batch_size, *vae.shape.x, device=device))
@@ -101,8 +106,9 @@ def training_step(vae, compiled, adam=None, clip=None, batch_size=8, steps=12, d
         clip,
     )
     state = new_state(objective, layout, 4)
-    data = Resident(torch.randint(0, 256, (64, *vae.shape.x), dtype=torch.uint8).to(device))
-    order = torch.stack([torch.randperm(64)[:batch_size] for _ in range(steps)]).to(device)
+    x = torch.randint(0, 256, (128, *vae.shape.x), dtype=torch.uint8).to(device, memory_format=memory)
+    data = Resident(x)
+    order = torch.stack([torch.randperm(128)[:batch_size] for _ in range(steps)]).to(device)
     plan = Plan(order, torch.linspace(1e-2, 1e-3, steps).to(device), {"beta": torch.linspace(0, 1, steps).to(device)})
     return compile_step(step, torch.device(device)) if compiled else step, state, plan, data
 
@@ -197,3 +203,45 @@ def test_a_step_that_is_not_finite_is_not_applied():
     assert state.fault[0] == 2
     assert int(state.updates) == 3
     assert state.totals[0] == 3
+
+
+class PlainConv(Network):
+    """Convolutions as one writes them, with no word about memory layouts."""
+
+    kind: Literal["plain_conv"] = "plain_conv"
+
+    def body(self, shape):
+        convolutions = nn.Conv2d(1, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()
+        return PlainConvBody(nn.Sequential(*convolutions, nn.Conv2d(64, 64, 3, 1, 1), nn.ReLU()))
+
+
+class PlainConvBody(nn.Module):
+    features = 64 * 14 * 14
+
+    def __init__(self, convolutions):
+        super().__init__()
+        self.convolutions = convolutions
+
+    def forward(self, x, mask=None, given=None):
+        return self.convolutions(x).flatten(1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(os.path.exists, ("/usr/bin/g++", "/usr/bin/clang++"))), reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("encoder", [PlainConv(), pv.Conv(channels=[32, 64, 64], strides=[1, 2, 1])])
+def test_compiled_convolutions_have_a_layout_of_their_own(encoder):
+    """Feature maps that a compiler lays out channels last, where the recording had them channels first."""
+    variant = pv.Variant(latent={"dim": 2}, encoder=encoder, decoder={"widths": [8]})
+    states = []
+    for compiled in (False, True):
+        torch.manual_seed(3)
+        step, state, plan, data = training_step(
+            VAE(variant, (1, 28, 28)), compiled, batch_size=128, steps=3, memory=torch.channels_last
+        )
+        torch.manual_seed(4)
+        with torch.no_grad():
+            for _ in range(len(plan.order)):
+                step(state, plan, data)
+        states.append(state)
+    torch.testing.assert_close(states[1].totals, states[0].totals, rtol=1e-4, atol=1e-4)
