@@ -28,6 +28,7 @@ _HOME = {
         "Optimizer",
         "Schedule",
         "Training",
+        "dump",
         "load_experiment",
         "named",
         "register",
@@ -36,6 +37,8 @@ _HOME = {
     "training": ("NumericsError",),
     "runs": ("Run", "load"),
     "launch": ("resume", "train"),
+    "plots": ("data_figure", "latent_scatter", "training_curves"),
+    "card": ("card_text",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

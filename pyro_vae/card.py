@@ -47,13 +47,25 @@ def card_lines(card: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
+def card_title(card: dict[str, Any]) -> str:
+    """What was trained on what."""
+    return f"{card['variant']} on {card['data']}"
+
+
+def card_text(card: dict[str, Any]) -> str:
+    """The result card as plain text, aligned."""
+    lines = card_lines(card)
+    width = max(len(label) for label, _ in lines)
+    return "\n".join([card_title(card), *(f"{label.ljust(width)}  {text}" for label, text in lines)])
+
+
 def print_card(card: dict[str, Any]) -> None:
     """Print the result card."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{card['variant']} on {card['data']}", show_header=False, title_justify="left")
+    table = Table(title=card_title(card), show_header=False, title_justify="left")
     for label, text in card_lines(card):
         table.add_row(Text(label), Text(text))  # Text, because [log p] would be read as markup
     console = Console(soft_wrap=True)

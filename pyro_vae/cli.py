@@ -5,7 +5,6 @@ with one message per mistake; a fault of ours exits 1; a signal exits 128 + its 
 """
 
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from pyro_vae import cli_io
+
 if TYPE_CHECKING:
     from pyro_vae.runs import Run
-    from pyro_vae.vae import Batch
 
 app = typer.Typer(
     name="pyro-vae",
@@ -31,7 +31,7 @@ Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="Overrides.")]
 Samples = Annotated[int, typer.Option("--samples", "-k", min=1, help="Importance samples per datum, K.")]
 SplitName = Annotated[str, typer.Option("--split", help="train, validation or test.")]
-Input = Annotated[Path | None, typer.Option("--input", help="A .npy or .npz file instead of a split.")]
+Input = Annotated[Path | None, typer.Option("--input", help="A .npy, .npz, .csv or .tsv file instead of a split.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="File to write, inside DIR by default.")]
 Seed = Annotated[
     int | None, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the draws; the run's own by default.")
@@ -129,14 +129,21 @@ def validate(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check a file; says everything that is wrong with it at once."""
-    from pyro_vae.experiment import load_experiment
+    """Check a file, and your own data that it names; says everything that is wrong at once."""
+    from pyro_vae.data import load
+    from pyro_vae.experiment import check, load_experiment
 
-    load_experiment(file, overrides or [])
-    if as_json:
-        print(json.dumps({"file": file, "valid": True}))
-    else:
-        print(f"{file}: valid")
+    experiment = load_experiment(file, overrides or [])
+    found: dict[str, Any] = {"file": file, "valid": True}
+    text = f"{file}: valid"
+    if getattr(experiment.data, "path", None) is not None:  # a user's own files, not what would be downloaded
+        data = load(experiment.data, experiment.seed)
+        check(experiment, data)
+        sizes = {part: len(getattr(data, part)) for part in ("train", "validation", "test")}
+        found["data"] = {**sizes, "shape": list(data.shape)}
+        counts = ", ".join(f"{number} {part}" for part, number in sizes.items())
+        text += f"; data of shape {tuple(data.shape)}: {counts}"
+    print(json.dumps(found) if as_json else text)
 
 
 @app.command()
@@ -197,11 +204,11 @@ def evaluate(
 ) -> None:
     """ELBO, importance-sampled log p(x), KL, active units, k-hat share; writes result.json."""
     run = _load(directory)
-    from pyro_vae.launch import progress_bar
+    from pyro_vae.progress import counter
     from pyro_vae.runs import PARTS
 
     total = len(getattr(run.data, split)) if split in PARTS else 0
-    card = run.evaluate(split, samples, progress_bar(total, "evaluating", quiet or as_json))
+    card = run.evaluate(split, samples, counter(total, "evaluating", quiet or as_json))
     _report(run, card, as_json)
 
 
@@ -215,12 +222,12 @@ def encode(
     quiet: Quiet = False,
 ) -> None:
     """Mean and sd of q(z | x) per datum, as .npz."""
-    run, path = _load(directory), _target(out, directory / "codes.npz")
-    batch, extra = _input(run, input, split)
+    run, path = _load(directory), cli_io.target(out, directory / "codes.npz")
+    batch, extra = cli_io.read(run, input, split)
     codes = run.encode(batch)
     arrays = {f"mean_{name}": value for name, value in codes.mean.items()}
     arrays |= {f"sd_{name}": value for name, value in codes.sd.items()}
-    _save_arrays(path, extra | arrays, as_json)
+    cli_io.save_arrays(path, extra | arrays, as_json)
 
 
 @app.command()
@@ -234,21 +241,21 @@ def score(
     quiet: Quiet = False,
 ) -> None:
     """Log p(x) per datum in nats, with standard error and k-hat, as .npz."""
-    from pyro_vae.launch import progress_bar
+    from pyro_vae.progress import counter
 
-    run, path = _load(directory), _target(out, directory / "scores.npz")
-    batch, extra = _input(run, input, split)
-    scores = run.score(batch, samples, progress_bar(batch.size, "scoring", quiet or as_json))
+    run, path = _load(directory), cli_io.target(out, directory / "scores.npz")
+    batch, extra = cli_io.read(run, input, split)
+    scores = run.score(batch, samples, counter(batch.size, "scoring", quiet or as_json))
     names = ("log_likelihood", "standard_error", "khat", "elbo")
     arrays = {name: getattr(scores, name) for name in names}
-    _save_arrays(path, extra | arrays, as_json)
+    cli_io.save_arrays(path, extra | arrays, as_json)
 
 
 @app.command()
 def sample(
     directory: Directory,
     num: Annotated[int, typer.Option("--num", "-n", min=1, max=100_000, help="How many.")] = 64,
-    label: Annotated[list[str] | None, typer.Option("--label", help="NAME=CLASS, where labels are given.")] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", help="NAME=CLASS, by number or name.")] = None,
     seed: Seed = None,
     out: Out = None,
     as_json: Json = False,
@@ -257,10 +264,11 @@ def sample(
     """Generate from the prior: a PNG of the means E[x | z] and the arrays as .npz."""
     from pyro_vae import plots
 
-    run, path = _load(directory), _target(out, directory / "samples.png")
-    x, mean, z = run.sample(num, _labels(run, label or [], num), seed=seed)
-    figure = plots.data_figure(mean.cpu().numpy()[:256], f"{run.experiment.data.name}: E[x | z], z from the prior")
-    _save_picture(figure, path, {"x": x, "mean": mean, "z": z}, as_json)
+    run, path = _load(directory), cli_io.target(out, directory / "samples.png")
+    x, mean, z = run.sample(num, cli_io.labels(run, label or [], num), seed=seed)
+    title = f"{run.experiment.data.name}: E[x | z], z from the prior"
+    figure = plots.data_figure(mean.cpu().numpy()[:256], title, names=run.data.columns or ())
+    cli_io.save_picture(figure, path, {"x": x, "mean": mean, "z": z}, as_json)
 
 
 @app.command()
@@ -279,17 +287,18 @@ def reconstruct(
 
     from pyro_vae import plots
 
-    run, path = _load(directory), _target(out, directory / "reconstructions.png")
-    batch, extra = _input(run, input, split)
+    run, path = _load(directory), cli_io.target(out, directory / "reconstructions.png")
+    batch, extra = cli_io.read(run, input, split)
     batch = batch.map(lambda tensor: tensor[:num])
     draws = run.reconstruct(batch, 1, seed=seed)
     x, mean = cast(torch.Tensor, batch.x), draws.x_mean[0]
     shown = min(batch.size, 12)
     both = torch.cat([x[:shown], mean[:shown]]).cpu().numpy()
-    title = f"{run.experiment.data.name}: x above E[x | z], z from q(z | x)"
-    figure = plots.data_figure(both, title, columns=shown, row_labels=("x", "E[x | z]"))
+    title = f"{run.experiment.data.name}: x and E[x | z], z from q(z | x)"
+    names = run.data.columns or ()
+    figure = plots.data_figure(both, title, columns=shown, row_labels=("x", "E[x | z]"), names=names)
     arrays = {"x": x, "mean": mean, **{name: z[0] for name, z in draws.z.items()}}
-    _save_picture(figure, path, {k: v[:num] for k, v in extra.items()} | arrays, as_json)
+    cli_io.save_picture(figure, path, {k: v[:num] for k, v in extra.items()} | arrays, as_json)
 
 
 def _log_to_stderr(quiet: bool) -> None:
@@ -304,84 +313,6 @@ def _load(directory: Path) -> "Run":
     from pyro_vae import runs
 
     return runs.load(directory)
-
-
-def _target(out: Path | None, default: Path) -> Path:
-    """The file to write, without .npz or .png; checked before the work is done."""
-    from pyro_vae.specs import DeclarationError
-
-    path = out or default
-    if path.is_dir():
-        raise DeclarationError([f"--out {path}: is a directory; name a file, like {path / default.name}."])
-    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-        raise DeclarationError([f"--out {path}: {path.parent} is no directory that can be written to; choose another."])
-    return path.with_suffix("") if path.suffix in (".npz", ".png") else path
-
-
-def _input(run: "Run", path: Path | None, split: str) -> tuple["Batch", dict[str, Any]]:
-    """The data that a command works on, and what identifies them in its output."""
-    import numpy as np
-
-    if path is not None:
-        batch = run.read(path)
-        return batch, {"observation": np.arange(batch.size)}
-    batch = run.batch(split)
-    attributes = getattr(run.data, split).attributes
-    return batch, {"observation": np.arange(batch.size), **{name: y.numpy() for name, y in attributes.items()}}
-
-
-def _labels(run: "Run", words: list[str], num: int) -> Any:
-    """Labels to generate with: every site given, or none."""
-    import torch
-
-    from pyro_vae.specs import DeclarationError
-
-    sites = run.experiment.variant.labels
-    if not words:
-        return None
-    chosen: dict[str, int] = {}
-    problems = []
-    for word in words:
-        name, _, value = word.partition("=")
-        if name not in sites:
-            problems.append(f"--label {word}: the label sites are: {', '.join(sites) or 'none'}.")
-        elif name in chosen:
-            problems.append(f"--label {word}: {name} is given twice.")
-        elif value not in map(str, range(sites[name].classes)):
-            problems.append(f"--label {word}: must be a class from 0 to {sites[name].classes - 1}.")
-        else:
-            chosen[name] = int(value)
-    problems += [f"--label: give one for {name} too." for name in sites if not problems and name not in chosen]
-    if problems:
-        raise DeclarationError(problems)
-    return torch.tensor([[chosen[name] for name in sites]]).expand(num, -1)
-
-
-def _save_arrays(path: Path, arrays: dict[str, Any], as_json: bool, picture: Path | None = None) -> None:
-    """Write .npz, whole or not at all, and say what is in it."""
-    import numpy as np
-    import torch
-
-    numpy = {k: v.cpu().numpy() if isinstance(v, torch.Tensor) else np.asarray(v) for k, v in arrays.items()}
-    path = path.with_name(f"{path.name}.npz")
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
-        np.savez(file, **cast(Any, numpy))
-    part.replace(path)
-    shapes = {name: list(array.shape) for name, array in numpy.items()}
-    if as_json:
-        print(json.dumps({"file": str(path), "arrays": shapes} | ({"picture": str(picture)} if picture else {})))
-    else:
-        print(f"{path}: " + ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items()))
-        if picture:
-            print(picture)
-
-
-def _save_picture(figure: Any, path: Path, arrays: dict[str, Any], as_json: bool) -> None:
-    from pyro_vae import plots
-
-    picture = plots.save(figure, path.with_name(f"{path.name}.png"))
-    _save_arrays(path, arrays, as_json, picture)
 
 
 def _report(run: "Run", card: dict[str, Any], as_json: bool) -> None:

@@ -277,7 +277,20 @@ def experiment_from(tree: Tree, overrides: tuple[str, ...] | list[str] = ()) -> 
     try:
         return Experiment.model_validate(tree)
     except ValidationError as error:
-        raise DeclarationError(explain(error)) from None
+        raise DeclarationError([*explain(error), *_further(tree, error)]) from None
+
+
+def _further(tree: Tree, error: ValidationError) -> list[str]:
+    """What is wrong between the sections that are right by themselves, so that every mistake is said at once."""
+    wrong = {item["loc"][0] for item in error.errors() if item["loc"]}
+    try:
+        Experiment.model_validate({name: value for name, value in tree.items() if name not in wrong})
+    except ValidationError as rest:
+        # Where a section is wrong, its defaults stand in for it, and what is said of it or with it is void.
+        pairs = ({"variant", "data"}, {"objective", "training"})
+        void = set[Any]().union(*(pair for pair in pairs if pair & wrong))
+        return [line for line in explain(rest) if line.split(".")[0] not in void]
+    return []
 
 
 def _source_tree(source: str) -> Tree:

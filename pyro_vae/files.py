@@ -115,7 +115,7 @@ def to_yaml(tree: Tree) -> str:
     yaml.Representer = _Representer
     yaml.default_flow_style = None
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.width = 110
+    yaml.width = 140
     yaml.allow_unicode = True
     stream = io.StringIO()
     yaml.dump(tree, stream)

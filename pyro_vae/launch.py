@@ -4,7 +4,6 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +18,7 @@ from pyro_vae.data.sets import in_memory
 from pyro_vae.evaluation import prepared
 from pyro_vae.experiment import Experiment, check, dump, load_experiment
 from pyro_vae.planning import choose_device, choose_threads, decide_compile
+from pyro_vae.progress import counter
 from pyro_vae.records import read_json, versions, write_json, write_text
 from pyro_vae.runs import IMPORTANCE_SAMPLES, Run
 from pyro_vae.specs import DeclarationError
@@ -69,7 +69,7 @@ def train(
     if start_from is not None:
         _start_from(vae, start_from)
     else:
-        _initialise(vae, loaded, experiment, device)
+        initialise(vae, loaded, experiment, device)
     folder = _new_directory(out, name)
     compiled, reason = decide_compile(experiment, loaded, device)
     write_text(folder / "experiment.yaml", dump(experiment))
@@ -110,25 +110,11 @@ def _finish(run: Run, trainer: Trainer, quiet: bool, num_samples: int) -> Run:
     trainer.run()
     run.vae = trainer.vae.eval()
     part = next(part for part in ("test", "validation", "train") if len(getattr(run.data, part)))
-    run.evaluate(part, num_samples, progress_bar(len(getattr(run.data, part)), "evaluating", quiet))
+    run.evaluate(part, num_samples, counter(len(getattr(run.data, part)), "evaluating", quiet))
     return run
 
 
-def progress_bar(total: int, text: str, quiet: bool) -> Callable[[int], object]:
-    """A callable that moves a progress bar on, silent where there is no terminal."""
-    from tqdm.auto import tqdm
-
-    bar = tqdm(total=total, desc=text, disable=quiet or None, leave=False)
-
-    def forward(num: int) -> None:
-        bar.update(num)
-        if bar.n >= total:
-            bar.close()
-
-    return forward
-
-
-def _initialise(vae: VAE, data: Data, experiment: Experiment, device: torch.device) -> None:
+def initialise(vae: VAE, data: Data, experiment: Experiment, device: torch.device) -> None:
     """Start the likelihood at the average of some of the training data; missing entries count as average."""
     generator = torch.Generator().manual_seed(experiment.seed)
     some = torch.randperm(len(data.train), generator=generator)[:INITIAL_DATA]

@@ -157,12 +157,12 @@ class Run:
         """A file of the user's own data, treated as the training data were.
 
         Args:
-            path: .npy or .npz, as for `data: {name: arrays}`.
+            path: .npy, .npz, .csv or .tsv, as for `data: {name: arrays}`.
 
         Raises:
             DeclarationError: its shape or values are not those that the model was trained on.
         """
-        own = read_input(Path(path), self.data)
+        own = read_input(Path(path), self.data, self.experiment.data)
         for name, label in self.experiment.variant.labels.items():
             labels = own.test.attributes.get(name)
             if label.observed == "always" and (labels is None or bool((labels < 0).any())):

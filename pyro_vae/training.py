@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_vae import checkpoints
 from pyro_vae.capture import capture, same_random_state, unvalidated, value_and_gradient
@@ -23,6 +22,7 @@ from pyro_vae.data import Data, Split, prepare
 from pyro_vae.experiment import Experiment
 from pyro_vae.interruption import Interrupted, signals
 from pyro_vae.planning import choose_threads, compile_step, threads
+from pyro_vae.progress import bar
 from pyro_vae.records import Metrics, truncate_metrics, write_metrics
 from pyro_vae.specs import DeclarationError
 from pyro_vae.step import METRICS, Layout, Plan, Resident, State, Step, fetch, flags, make_step, new_state
@@ -228,22 +228,22 @@ class Trainer:
         """
         training, progress = self.experiment.training, self.progress
         total = training.epochs * self.steps_per_epoch
-        bar = tqdm(total=total, initial=progress.step, desc="training", unit="step", disable=self.quiet or None)
+        shown = bar(total, "training", self.quiet, initial=progress.step, unit="step")
         number = choose_threads(self.experiment, self.vae)
-        with bar, signals() as caught, same_random_state(self.device), threads(number):
+        with shown, signals() as caught, same_random_state(self.device), threads(number):
             self._restore_random_state()
             self._clock = time.perf_counter()
             if progress.step == 0 and checkpoints.latest(self.folder / "checkpoints") is None:
                 self.save()  # so that a run killed early starts again where it started
             while progress.epoch < training.epochs and not progress.stopped:
-                self._epoch(bar, caught)
+                self._epoch(shown, caught)
             if caught:
                 raise Interrupted(caught[0])  # it came after the last step, and everything is saved
             if progress.best_step is not None:
                 self._load_best()
         return progress
 
-    def _epoch(self, bar: Any, caught: list[int]) -> None:
+    def _epoch(self, shown: Any, caught: list[int]) -> None:
         """One epoch or the rest of it, and what is measured and saved at its end."""
         training, progress = self.experiment.training, self.progress
         plan, first = self.plan(progress.epoch), int(self.state.position)
@@ -251,7 +251,7 @@ class Trainer:
             for i in range(first, self.steps_per_epoch):
                 self.step(self.state, plan, self.train_data)
                 progress.step += 1
-                bar.update()
+                shown.update()
                 if caught or (i + 1) % CHECK_EVERY == 0:
                     self._raise_on_fault(plan)
                 if caught:
@@ -265,7 +265,7 @@ class Trainer:
         self.state.totals.zero_()
         self.state.position.zero_()
         write_metrics(self.folder, rows)
-        bar.set_postfix({rows[-1].split: f"{rows[-1].loss:.2f}"}, refresh=False)
+        shown.set_postfix({rows[-1].split: f"{rows[-1].loss:.2f}"}, refresh=False)
         better = self._early_stopping(rows[-1])
         last = progress.stopped or progress.epoch == training.epochs
         if better or last or progress.epoch % training.checkpoint_every == 0:

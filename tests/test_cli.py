@@ -137,6 +137,31 @@ def test_validate(done, say, refused, tmp_path):
     assert mistake(refused, "validate", path).startswith(f"{path}: line 1, column 12: no valid YAML: ")
 
 
+def test_validate_says_what_is_wrong_between_sections_too(done, refused, tmp_path):
+    """A mistake in one section does not hide that two others do not fit; and what a mistake voids is not said."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("variant: {likelihood: bernoulli}\ndata: {name: digits}\ntraining: {epochs: many}\nseed: -1")
+    lines = refused("validate", path)
+    fields = ("training.epochs=", "seed=-1", "variant.likelihood: 'bernoulli' needs data in {0, 1}")
+    assert len(lines) == 3
+    assert all(any(line.startswith(f"pyro-vae: {field}") for line in lines) for field in fields)
+    path.write_text("variant: {likelihood: bernoully}\ndata: {name: digits}\nobjective: {warmup_epochs: 500}")
+    lines = refused("validate", path)
+    assert [line.split(" ")[1].split("=")[0] for line in lines] == ["variant.likelihood:", "objective.warmup_epochs"]
+
+
+def test_validate_reads_own_data(done, refused, tmp_path):
+    path, x = tmp_path / "mine.yaml", tmp_path / "x.npy"
+    path.write_text(f"variant: {{likelihood: normal}}\ndata: {{name: arrays, path: {x}}}\ntraining: {{batch_size: 10}}")
+    assert "there is no such file" in mistake(refused, "validate", path)
+    np.save(x, np.full((40, 3), np.nan))
+    assert "NaN or infinite in 120 of 120" in mistake(refused, "validate", path)
+    np.save(x, np.random.default_rng(0).normal(size=(40, 3)))
+    assert done("validate", path) == f"{path}: valid; data of shape (3,): 32 train, 4 validation, 4 test\n"
+    assert json.loads(done("validate", path, "--json"))["data"]["shape"] == [3]
+    assert "there are 32 training data" in mistake(refused, "validate", path, "training.batch_size=33")
+
+
 # ------------------------------------------------------------------------------------------------- training
 
 

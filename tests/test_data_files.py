@@ -1,7 +1,5 @@
-"""Data sets from files: MNIST's IDX files and a user's own .npy and .npz, whole and damaged."""
+"""Data sets from files: a user's own .npy and .npz, whole and damaged."""
 
-import gzip
-import os
 import struct
 import zipfile
 from pathlib import Path
@@ -10,168 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_data import GREY, refusal
+from test_data import refusal
 
-from pyro_vae.data import MNIST_FILES as NAMES
-from pyro_vae.data import Arrays, ArraysData, Declared, MNISTData, load, read_idx
+from pyro_vae.data import Arrays, ArraysData, load
 from pyro_vae.data import files as data_files
-from pyro_vae.data.files import find_mnist
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-
-def idx(array: np.ndarray, magic: bytes | None = None) -> bytes:
-    """The bytes of an IDX file."""
-    magic = bytes((0, 0, 8, array.ndim)) if magic is None else magic
-    return magic + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(np.uint8).tobytes()
-
-
-def write_mnist(folder: Path, *, gz: bool = False, num_train: int = 30, num_labels: int = 30) -> dict[str, np.ndarray]:
-    """A small MNIST in the folder; returns the arrays by file name."""
-    rng = np.random.default_rng(3)
-    shapes = ((num_train, 5, 4), (num_labels,), (7, 5, 4), (7,))
-    arrays = {
-        name: rng.integers(0, 256 if len(shape) == 3 else 10, shape, dtype=np.uint8)
-        for name, shape in zip(NAMES, shapes, strict=True)
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, array in arrays.items():
-        content = idx(array)
-        (folder / (f"{name}.gz" if gz else name)).write_bytes(gzip.compress(content) if gz else content)
-    return arrays
-
-
-@pytest.fixture
-def real_mnist() -> str:
-    root = os.environ.get("PYRO_VAE_DATA")
-    if not root or find_mnist(Path(root)) is None:
-        pytest.skip("PYRO_VAE_DATA names no folder that holds MNIST")
-    return root
-
-
-# ---------------------------------------------------------------------------------------------------- MNIST
-
-
-@pytest.mark.parametrize("below", [".", "mnist", "MNIST/raw"])
-@pytest.mark.parametrize("gz", [False, True])
-def test_mnist_is_found_plain_or_gzipped(tmp_path: Path, below: str, gz: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    arrays = write_mnist(tmp_path / below, gz=gz)
-    got = load(MNISTData(root=str(tmp_path), download=False, validation=0))
-    assert torch.equal(got.train.x, torch.from_numpy(arrays[NAMES[0]][:, None]))
-    assert torch.equal(got.train.attributes["digit"], torch.from_numpy(arrays[NAMES[1]]).long())
-    assert torch.equal(got.test.x, torch.from_numpy(arrays[NAMES[2]][:, None]))
-    assert torch.equal(got.test.attributes["digit"], torch.from_numpy(arrays[NAMES[3]]).long())
-    assert (got.levels, got.shape) == (256, (1, 5, 4))
-    monkeypatch.setenv("PYRO_VAE_DATA", str(tmp_path))
-    assert torch.equal(load(MNISTData(download=False, validation=0)).train.x, got.train.x)
-
-
-def cut(content: bytes) -> bytes:
-    return content[:-3]
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (cut, "follow"),
-        (lambda content: content + b"0", "more than"),
-        (lambda content: b"\0\0\x0d" + content[3:], "begins with 00000d"),
-        (lambda content: content[:3] + b"\1" + content[4:], "begins with 00000801"),
-        (lambda content: content[:6], "follow"),
-        (lambda content: b"", "begins with"),
-        (lambda content: content[:4] + b"\xff" * 12 + content[16:], "more than any such file"),
-        (lambda content: content[:4] + b"\0" * 4 + content[8:16], "its header says"),
-        (lambda content: b"<html>not found</html>", "begins with"),
-    ],
-)
-@pytest.mark.parametrize("gz", [False, True])
-def test_damaged_mnist_is_refused(tmp_path: Path, change: Any, words: str, gz: bool) -> None:
-    arrays = write_mnist(tmp_path, gz=gz)
-    content = change(idx(arrays[NAMES[0]]))
-    path = tmp_path / (f"{NAMES[0]}.gz" if gz else NAMES[0])
-    path.write_bytes(gzip.compress(content) if gz else content)
-    message = refusal(load, MNISTData(root=str(tmp_path), download=False))
-    assert words in message
-    assert str(path) in message
-    assert "fetch" in message
-    with pytest.raises(ValueError, match="header|begins"):
-        read_idx(path, 3)
-
-
-def test_every_damaged_file_is_named_at_once(tmp_path: Path) -> None:
-    write_mnist(tmp_path, gz=True)
-    for name in NAMES[:2]:
-        path = tmp_path / f"{name}.gz"
-        path.write_bytes(cut(path.read_bytes())[:40])  # the gzip stream itself ends early
-    (tmp_path / f"{NAMES[2]}.gz").write_bytes(b"no gzip at all")
-    message = refusal(load, MNISTData(root=str(tmp_path), download=False))
-    assert len(message.splitlines()) == 3
-    assert all(name in message for name in NAMES[:3])
-
-
-def test_ten_images_with_seven_labels_are_refused(tmp_path: Path) -> None:
-    write_mnist(tmp_path, num_train=10, num_labels=7)
-    message = refusal(load, MNISTData(root=str(tmp_path), download=False))
-    assert "10 images" in message
-    assert "7 labels" in message
-
-
-def test_missing_mnist_says_which_files_go_where(tmp_path: Path) -> None:
-    write_mnist(tmp_path)
-    (tmp_path / NAMES[3]).unlink()
-    message = refusal(load, MNISTData(root=str(tmp_path), download=False))
-    for word in (*NAMES, str(tmp_path), "data.root", "PYRO_VAE_DATA", "download"):
-        assert word in message
-
-
-def test_mnist_is_downloaded_where_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torchvision.datasets
-
-    asked = []
-
-    def download(root: str, download: bool) -> None:
-        asked.append(root)
-        assert download
-        write_mnist(Path(root) / "MNIST" / "raw")
-
-    monkeypatch.setattr(torchvision.datasets, "MNIST", download)
-    assert len(load(MNISTData(root=str(tmp_path))).test) == 7
-
-    assert len(load(MNISTData(root=str(tmp_path))).test) == 7  # there already: not asked again
-    assert asked == [str(tmp_path)]
-
-    def fail(root: str, download: bool) -> None:
-        raise RuntimeError("Error downloading train-images:\nTried http://nowhere\n")
-
-    monkeypatch.setattr(torchvision.datasets, "MNIST", fail)
-    message = refusal(load, MNISTData(root=str(tmp_path / "empty")))
-    assert "Error downloading" in message
-    assert "PYRO_VAE_DATA" in message
-
-
-def test_real_mnist(real_mnist: str) -> None:
-    got = load(MNISTData(root=real_mnist, download=False))
-    assert (len(got.train), len(got.validation), len(got.test)) == (54_000, 6_000, 10_000)
-    assert (got.shape, got.levels, got.classes("digit")) == ((1, 28, 28), 256, 10)
-    assert got.test.attributes["digit"][:5].tolist() == [7, 2, 1, 0, 4]
-    # The published mean of the 60,000 training images is 0.1307 (torchvision's examples).
-    mean = torch.cat([got.train.x, got.validation.x]).double().mean() / 255
-    assert abs(float(mean) - 0.1307) < 5e-5
-
-
-def test_real_mnist_keeps_300_labels_a_class(real_mnist: str) -> None:
-    labels = load(MNISTData(root=real_mnist, download=False, labels_kept=3000)).train.attributes["digit"]
-    assert torch.bincount(labels[labels >= 0]).tolist() == [300] * 10
-
-
-@pytest.mark.parametrize("fields", GREY)
-def test_what_is_declared_of_real_mnist_is_what_is_found(real_mnist: str, fields: dict[str, Any]) -> None:
-    spec = MNISTData(root=real_mnist, download=False, **fields)
-    got = load(spec)
-    assert spec.declared() == Declared(got.name, got.support, got.shape, got.num_classes)
-
-
-# ----------------------------------------------------------------------------------------------------- files
 
 
 def test_npy_is_mapped_and_never_written(tmp_path: Path) -> None:
@@ -285,7 +127,7 @@ BAD_FILES = {
     "objects in npz": ("d.npz", {"x": X, "y": np.array(["a", 1], object)}, "Python objects"),
     "strings": ("d.npy", np.array([["a", "b"]]), "<U1 values"),
     "scalar": ("d.npy", np.array(3.0), "shape ()"),
-    "no suffix": ("d.csv", b"1,2", ".npy or .npz"),
+    "no suffix": ("d.txt", b"1,2", ".npy or .npz"),
     "two candidates": ("d.npz", {"a": X, "b": X}, "which array is x? It holds a (20, 3), b (20, 3)"),
     "nothing": ("d.npz", {}, "It holds nothing"),
     "float labels": ("d.npz", {"x": X, "y": X[:, 0]}, "y.label: float64"),

@@ -249,7 +249,8 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     like = real()
     for name, content, words in (
         ("none.npy", None, "there is no such file"),
-        ("d.csv", b"1,2", "must end in .npy or .npz"),
+        ("d.txt", b"1,2", "must end in .npy or .npz, or .csv or .tsv"),
+        ("d.csv", b"1,2", "its first line holds numbers"),
         ("d.npy", b"1,2", "is no readable .npy file"),
         ("d.npz", b"PK\x03\x04cut", "is no readable .npz file"),
     ):

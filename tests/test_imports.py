@@ -17,12 +17,12 @@ LINES = """
     networks standardize priors likelihoods guides data
     variant vae
     objectives files experiment
-    distributed checkpoints capture step planning interruption records training
+    distributed checkpoints capture step planning interruption progress records training
     diagnostics
     latent evaluation
     inference_data plots report
     runs launch
-    card cli __main__
+    card cli_io cli __main__
 """
 ORDER = [line.split() for line in LINES.strip().splitlines()]
 PLACE = {name: (i, j) for i, line in enumerate(ORDER) for j, name in enumerate(line)}

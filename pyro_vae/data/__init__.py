@@ -19,19 +19,49 @@ To add a data set, derive from `DataSpec`, give it a `name`, a `read` and, where
         def read(self, seed: int) -> Arrays:
             return Arrays(x, {"row": row}, levels=8)
 
-In the package it goes into `sets.py` and into the table `DATA` below; from outside, `pyro_vae.register(Bars)`.
-Files, each importing from those before it: `containers`, `spec`, `files`, `sets`, `checks`, `preparation`, `inputs`.
+In the package it goes into `sets.py` (or `released.py`) and into the table `DATA` below; from outside,
+`pyro_vae.register(Bars)`.
+Files, each importing from those before it: `containers`, `spec`, `storage`, `checks`, `files`, `delimited`, `tables`,
+`images`, `folders`, `idx`, `matlab`, `layouts`, `download`, `released`, `sets`, `preparation`, `inputs`.
 """
 
 from pyro_vae.data.containers import Arrays, Binarize, Data, Declared, Dequantize, Split, Support
-from pyro_vae.data.files import MAX_NPZ_BYTES, MNIST_FILES, read_idx
+from pyro_vae.data.download import ReleasedData
+from pyro_vae.data.files import MAX_NPZ_BYTES
+from pyro_vae.data.folders import FolderData
+from pyro_vae.data.idx import MNIST_FILES, read_idx
 from pyro_vae.data.inputs import read_input
 from pyro_vae.data.preparation import load, prepare
-from pyro_vae.data.sets import ArraysData, DigitsData, LinearGaussianData, MNISTData
+from pyro_vae.data.released import (
+    CelebAData,
+    CIFAR10Data,
+    EMNISTData,
+    FashionMNISTData,
+    KMNISTData,
+    MNISTData,
+    OmniglotData,
+    SVHNData,
+)
+from pyro_vae.data.sets import ArraysData, DigitsData, LinearGaussianData
 from pyro_vae.data.spec import DataSpec
 from pyro_vae.specs import Table
 
-DATA = Table("data set", DataSpec, DigitsData, LinearGaussianData, MNISTData, ArraysData)
+DATA = Table(
+    "data set",
+    DataSpec,
+    DigitsData,
+    LinearGaussianData,
+    MNISTData,
+    FashionMNISTData,
+    KMNISTData,
+    EMNISTData,
+    OmniglotData,
+    CIFAR10Data,
+    SVHNData,
+    CelebAData,
+    ArraysData,
+    FolderData,
+)
 
 __all__ = [
     "DATA",
@@ -39,14 +69,23 @@ __all__ = [
     "MNIST_FILES",
     "Arrays",
     "ArraysData",
+    "CIFAR10Data",
+    "CelebAData",
     "Binarize",
     "Data",
     "DataSpec",
     "Declared",
     "Dequantize",
     "DigitsData",
+    "EMNISTData",
+    "FashionMNISTData",
+    "FolderData",
+    "KMNISTData",
     "LinearGaussianData",
     "MNISTData",
+    "OmniglotData",
+    "ReleasedData",
+    "SVHNData",
     "Split",
     "Support",
     "load",

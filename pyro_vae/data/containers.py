@@ -84,9 +84,7 @@ class Split:
         rows = self.rows[index]
         small = {name: labels[index] for name, labels in self.attributes.items()}
         mask, given = self.mask, self.given
-        return Split(
-            self.x[rows], small, None if given is None else given[index], None if mask is None else mask[rows]
-        )
+        return Split(self.x[rows], small, None if given is None else given[index], None if mask is None else mask[rows])
 
     def to(self, device: torch.device | str) -> "Split":
         """The same data on another device."""

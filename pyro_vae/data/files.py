@@ -1,11 +1,9 @@
-"""Reading files: numpy's .npy and .npz as `Arrays`, MNIST's IDX as arrays; nothing is checked but the format."""
+"""Reading files: numpy's .npy and .npz as `Arrays`; nothing is checked but the format."""
 
-import gzip
 import math
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,17 +15,45 @@ from pyro_vae.specs import DeclarationError
 MAX_NPZ_BYTES = 8 * 2**30
 """Most that an .npz may hold unpacked; 200 kB of zip can claim to be any size."""
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
-MNIST_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
+TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".numbers")
 
 
 def expanded(path: Path | str) -> Path:
     """The path with a leading ~ replaced by the home folder, where there is one."""
     return Path(os.path.expanduser(path))
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is called a table.
+
+    >>> is_table(Path("wine.csv")), is_table(Path("wine.npy"))
+    (True, False)
+    """
+    return path.name.lower().endswith(TABLES)
+
+
+def existing(path: Path, field: str) -> None:
+    """Refuse a path that names no file.
+
+    Args:
+        path: the file.
+        field: where it was named, with its value.
+
+    Raises:
+        DeclarationError: there is none, or it is a folder.
+    """
+    if os.path.isdir(path):
+        raise DeclarationError([f"{field}: is a folder. Name a file; a folder of images is data.name=folder."])
+    if not os.path.isfile(path):
+        raise DeclarationError([f"{field}: there is no such file. Name a .npy, .npz, .csv or .tsv file."])
+
+
+def _how(path: Path) -> str:
+    """How to come from another kind of file to one that is read."""
+    if path.suffix.lower() in SPREADSHEETS:
+        return "Export the sheet as CSV UTF-8."
+    return "Write it with numpy.save or savez, or as CSV with a first line of names."
 
 
 def read_arrays(path: Path, field: str) -> Arrays:
@@ -40,10 +66,11 @@ def read_arrays(path: Path, field: str) -> Arrays:
     Raises:
         DeclarationError: it is no such file, or cannot be read.
     """
-    if not os.path.isfile(path):
-        raise DeclarationError([f"{field}: there is no such file. Name a .npy or .npz file."])
+    existing(path, field)
     if path.suffix not in (".npy", ".npz"):
-        raise DeclarationError([f"{field}: must end in .npy or .npz. Write it with numpy.save or savez."])
+        raise DeclarationError(
+            [f"{field}: must end in .npy or .npz, or .csv or .tsv where it is a table. {_how(path)}"]
+        )
     try:
         if path.suffix == ".npy":
             return Arrays(np.lib.format.open_memmap(path, mode="r"))
@@ -100,62 +127,16 @@ def _named(arrays: dict[str, np.ndarray], field: str) -> Arrays:
     return replace(part(train[x], ""), test=None if test is None else part(test, "_test"))
 
 
-def find_mnist(root: Path) -> list[Path] | None:
-    """The four files, plain or gzipped, in the first folder that has them all."""
-    for folder in (root, root / "mnist", root / "MNIST" / "raw"):
-        plain = [folder / name for name in MNIST_FILES]
-        files = [file if file.is_file() else file.with_name(f"{file.name}.gz") for file in plain]
-        if all(file.is_file() for file in files):
-            return files
-    return None
+def in_shape(arrays: Arrays, shape: tuple[int, ...]) -> Arrays:
+    """The same with rows of prod(shape) numbers as that shape, their masks too; what is no such row stays.
 
-
-def read_mnist(files: Sequence[Path]) -> list[np.ndarray]:
-    """The four arrays: images, labels, test images, test labels."""
-    problems, arrays = [], []
-    for path, ndim in zip(files, (3, 1, 3, 1), strict=True):
-        try:
-            arrays.append(read_idx(path, ndim))
-        except (ValueError, OSError, EOFError, zlib.error) as error:
-            problems.append(f"data.root: {path}: {error}. Delete the file and fetch it again.")
-    if not problems:
-        for images, labels in ((0, 1), (2, 3)):
-            if len(arrays[images]) != len(arrays[labels]):
-                problems.append(
-                    f"data.root: {files[images]} holds {len(arrays[images])} images and {files[labels].name} "
-                    f"{len(arrays[labels])} labels. Fetch both again, from the same place."
-                )
-    if problems:
-        raise DeclarationError(problems)
-    return arrays
-
-
-def read_idx(path: Path, ndim: int) -> np.ndarray:
-    """Read an IDX file: bytes 0, 0, 8, ndim, the dimensions as big-endian uint32, the entries as uint8.
-
-    Args:
-        path: the file; gzipped if it ends in .gz.
-        ndim: number of dimensions that it must have.
-
-    Raises:
-        ValueError: it is no such file, or is shorter or longer than it says.
-        OSError, EOFError, zlib.error: it cannot be read or unpacked.
-
-    References:
-        The MNIST database (LeCun et al.). https://yann.lecun.org/exdb/mnist/
+    >>> in_shape(Arrays(np.zeros((5, 12))), (3, 4)).x.shape
+    (5, 3, 4)
     """
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        head, magic = file.read(4), bytes((0, 0, 8, ndim))
-        if head != magic:
-            raise ValueError(f"begins with {head.hex()}, not {magic.hex()} like IDX files of {ndim} dimensions")
-        sizes = file.read(4 * ndim)
-        shape = tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, 4 * ndim, 4))
-        size = math.prod(shape)
-        # A damaged header can say anything; this is three times the largest set of the kind, EMNIST.
-        if size >= 2**31:
-            raise ValueError(f"its header says {shape}, which is more than any such file holds")
-        body = file.read(size + 1)
-    if len(body) != size or size == 0:
-        more = "more than " * (len(body) > size)
-        raise ValueError(f"its header says {shape}, {size} bytes, and {more}{min(len(body), size)} follow")
-    return np.frombuffer(body, np.uint8).reshape(shape)
+
+    def turned(array: np.ndarray | None) -> np.ndarray | None:
+        fits = array is not None and array.ndim == 2 and array.shape[1] == math.prod(shape)
+        return array.reshape(-1, *shape) if array is not None and fits else array
+
+    test = None if arrays.test is None else in_shape(arrays.test, shape)
+    return replace(arrays, x=turned(arrays.x), mask=turned(arrays.mask), test=test)

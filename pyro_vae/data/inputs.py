@@ -7,25 +7,29 @@ import numpy as np
 
 from pyro_vae.data.checks import as_floats, checked_parts, extent, is_binary
 from pyro_vae.data.containers import Arrays, Data
-from pyro_vae.data.files import expanded, read_arrays
+from pyro_vae.data.files import expanded, in_shape, is_table, read_arrays
 from pyro_vae.data.preparation import drawn, taken
+from pyro_vae.data.sets import ArraysData
+from pyro_vae.data.spec import DataSpec
+from pyro_vae.data.tables import read_table_like
 from pyro_vae.specs import DeclarationError
 
 TEST_STREAM = 1
 """The draws of `load` for a given test set: a file of those images is binarised as they were."""
 
 
-def read_input(path: Path, like: Data) -> Data:
+def read_input(path: Path, like: Data, spec: DataSpec | None = None) -> Data:
     """Read a file of data for a model that was trained on `like`; every datum becomes part of the test set.
 
     What is what in the file is as in `ArraysData`; where it has an x_test, those data come after the others.
     Integers are levels as in `like`, bool is black and white, and floats are the values that levels stand for.
     After static binarization x is 0 and 1, as it was drawn, or grey, and then it is drawn once with a fixed seed.
-    Attributes that the file lacks are -1.
+    Attributes that the file lacks are -1. In a table the columns are found by the names that they have in `like`.
 
     Args:
-        path: .npy or .npz.
+        path: .npy, .npz, .csv or .tsv.
         like: the data that the model was trained on.
+        spec: how those were declared; where it gives rows of numbers a shape, rows in the file get it too.
 
     Returns:
         Data like `like` whose training and validation sets are empty.
@@ -35,7 +39,10 @@ def read_input(path: Path, like: Data) -> Data:
     """
     field, problems = f"--input {path}", list[str]()
     at = f"{field}: "
-    parts = checked_parts(read_arrays(expanded(path), field), at, problems)
+    raw = read_table_like(expanded(path), field, like) if is_table(path) else read_arrays(expanded(path), field)
+    if isinstance(spec, ArraysData) and spec.shape is not None:
+        raw = in_shape(raw, spec.shape)
+    parts = checked_parts(raw, at, problems)
     if problems:
         raise DeclarationError(problems)
     part = parts[0] if len(parts) == 1 else _joined(parts[0], parts[1])

@@ -1,6 +1,9 @@
 """The data sets that come with the package, and your own arrays: one class each."""
 
-import os
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -8,9 +11,10 @@ import torch
 from pydantic import Field, model_validator
 
 from pyro_vae.data.containers import Arrays, Declared
-from pyro_vae.data.files import MNIST_FILES, expanded, find_mnist, read_arrays, read_mnist
+from pyro_vae.data.files import expanded, in_shape, is_table, read_arrays
 from pyro_vae.data.spec import DataSpec
-from pyro_vae.specs import Count, DeclarationError
+from pyro_vae.data.tables import read_table
+from pyro_vae.specs import Count, DeclarationError, Seq
 
 
 class DigitsData(DataSpec):
@@ -90,77 +94,105 @@ class LinearGaussianData(DataSpec):
         return Arrays(x, truth={name: torch.from_numpy(value) for name, value in truth.items()})
 
 
-class MNISTData(DataSpec):
-    """Handwritten digits, 60,000 + 10,000 grey images of 28 x 28; the test set is the released one.
-
-    References:
-        Gradient-based learning applied to document recognition (LeCun et al., 1998).
-        https://doi.org/10.1109/5.726791
-    """
-
-    name: Literal["mnist"] = "mnist"
-    root: str | None = None
-    """Folder with the files, or with mnist/ or MNIST/raw/; default $PYRO_VAE_DATA or ~/.cache/pyro_vae."""
-    download: bool = True
-    """Whether to download the files into `root` where they are not there."""
-
-    def declared(self) -> Declared:
-        """Grey or binarised 28 x 28 images of ten digits."""
-        return self._images((1, 28, 28), {"digit": 10})
-
-    def read(self, seed: int) -> Arrays:
-        """Find the four files, or download them, and read them."""
-        root = expanded(self.root or os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae")
-        files = find_mnist(root)
-        failure = "data.download is false"
-        if files is None and self.download:
-            try:
-                from torchvision.datasets import MNIST
-
-                MNIST(str(root), download=True)
-                files, failure = find_mnist(root), "the download left no files"
-            except (ImportError, OSError, RuntimeError) as error:
-                failure = f"it cannot be downloaded ({' '.join(str(error).split())})"
-        if files is None:
-            raise DeclarationError(
-                [
-                    f'data.root="{root}": MNIST is not there, and {failure}. Put {", ".join(MNIST_FILES)} '
-                    "(plain or .gz) into that folder, or name the folder that has them: data.root=FOLDER, or "
-                    "the environment variable PYRO_VAE_DATA."
-                ]
-            )
-        images, digits, test_images, test_digits = read_mnist(files)
-        return Arrays(images, {"digit": digits}, test=Arrays(test_images, {"digit": test_digits}), levels=256)
-
-    def located(self) -> Self:
-        """The same, the root absolute where one is given; otherwise the environment says where."""
-        return self.replace(root=str(expanded(self.root).absolute())) if self.root else self
-
-
 class ArraysData(DataSpec):
-    """Your own data: a file of numpy arrays, or arrays given in memory.
+    """Your own data: a file of numpy arrays or a table, or arrays given in memory.
 
     A .npy file holds x. In a .npz file x is the array `x`, `images` or `data`, or else the only one of two or
     more dimensions; `mask` and `given` are what they are in `Arrays`; every other array of N integers is an
     attribute (`y` is called "label"). NAME_test, where there is an x_test, is NAME of the test set;
     NAME_train is the same as NAME. Other arrays are ignored.
+
+    A table is a .csv or .tsv file in UTF-8, which may be packed (.csv.gz): a line of names, then a line per datum,
+    separated by commas, semicolons or tabs, with decimal commas only where no comma separates. Columns in `labels`
+    are attributes: integers 0..C-1 stay, other integers, true and false, and text become classes in sorted order.
+    Columns in `given` are covariates, those in `ignore` are left out, and all others, which must be numbers, are x.
+    Empty entries, NA, N/A, NaN, null and ? are missing: x gets a mask and an attribute -1, and `given` may not have
+    any. A table is real-valued however many integers it holds, or binary if x is all 0 and 1, unless `levels` is set.
+
+    Example:
+        A table of UCI's wine quality, and one of images as Kaggle has them, a pixel per column:
+
+            data: {name: arrays, path: winequality-red.csv, labels: [quality], standardize: true}
+            data: {name: arrays, path: train.csv, labels: [label], levels: 256, shape: [28, 28]}
     """
 
     name: Literal["arrays"] = "arrays"
     path: str | None = None
-    """The .npy or .npz file; leave it out for arrays given in memory."""
+    """The .npy, .npz, .csv or .tsv file; leave it out for arrays given in memory."""
+    labels: Seq[str] = ()
+    """Columns of a table that are attributes."""
+    given: Seq[str] = ()
+    """Columns of a table that are covariates, which are never modelled."""
+    ignore: Seq[str] = ()
+    """Columns of a table that are left out, such as numbers of rows and dates."""
+    levels: Annotated[int, Field(ge=2, le=256)] | None = None
+    """Number of integer levels of x in the file; null: 256 for integers within 0..255 in arrays, none in a table."""
+    shape: Seq[Count] | None = None
+    """What rows of numbers are reshaped to: [rows, columns], [channels, rows, columns] or [rows, columns, 1 or 3]."""
+
+    @model_validator(mode="after")
+    def _check_fields(self) -> Self:
+        problems, roles = [], dict[str, str]()
+        for role in ("labels", "given", "ignore"):
+            names = getattr(self, role)
+            if names and not (self.path and is_table(Path(self.path))):
+                problems.append(
+                    f"{role}={_json(names)}: is for tables, and path={_json(self.path)} is none. Name a .csv or .tsv "
+                    f"file, or leave {role} out."
+                )
+            for name in names:
+                if name in roles:
+                    problems.append(f"{role}={_json(names)}: {name!r} is in {roles[name]} already. Name a column once.")
+                roles[name] = role
+        for field in ("levels", "shape"):
+            value = getattr(self, field)
+            if self.path is None and value is not None:
+                advice = "Reshape x" if field == "shape" else "Say Arrays(x, levels=...)"
+                problems.append(f"{field}={_json(value)}: is for a file, and path is null. {advice} instead.")
+        if self.shape is not None and len(self.shape) not in (2, 3):
+            allowed = "[rows, columns], [channels, rows, columns] or [rows, columns, 1 or 3]"
+            problems.append(f"shape={_json(self.shape)}: must be {allowed}.")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
 
     def read(self, seed: int) -> Arrays:
         """Read the file; a .npy is mapped, so that only what is used comes into memory."""
         if self.path is None:
             raise DeclarationError(
-                ["data.path=null: must be a .npy or .npz file; or pass data=Arrays(x, y) in Python."]
+                ["data.path=null: must be a .npy, .npz, .csv or .tsv file; or pass data=Arrays(x, y) in Python."]
             )
-        return read_arrays(expanded(self.path), f'data.path="{self.path}"')
+        path, field = expanded(self.path), f'data.path="{self.path}"'
+        if is_table(path):
+            roles = {"labels": self.labels, "given": self.given, "ignore": self.ignore}
+            arrays = read_table(path, field, **roles, levels=self.levels)
+        else:
+            arrays = replace(read_arrays(path, field), levels=self.levels)
+        return arrays if self.shape is None else self._shaped(arrays, self.shape, field)
+
+    def _shaped(self, arrays: Arrays, shape: tuple[int, ...], field: str) -> Arrays:
+        """Rows as images; anything else of another shape is refused."""
+        arrays, problems = in_shape(arrays, shape), []
+        for x, word in ((arrays.x, "x"), (arrays.x if arrays.test is None else arrays.test.x, "test.x")):
+            if x.shape[1:] != shape:
+                problems.append(
+                    f"data.shape={_json(shape)}: takes rows of {math.prod(shape)} numbers, and {word} of {field} has "
+                    f"shape {x.shape}. Correct it, or leave it out."
+                )
+            if arrays.test is None:
+                break
+        if problems:
+            raise DeclarationError(problems)
+        return arrays
 
     def located(self) -> Self:
         """The same, the path absolute where there is one."""
         return self if self.path is None else self.replace(path=str(expanded(self.path).absolute()))
+
+
+def _json(value: object) -> str:
+    """A value as a YAML file has it."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def in_memory(spec: DataSpec) -> ArraysData:
