@@ -188,8 +188,6 @@ def _header(file: Path, *, upright: bool) -> Header:
         columns, rows = image.size
         if columns * rows > MAX_PIXELS:
             raise UnsuitableError(_too_large())
-        if not columns * rows:
-            raise UnsuitableError("has no pixels. Fetch it again, or take it out.")
         deep = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
         if image.mode in ("I", "F") and not deep:
             kind = "floats" if image.mode == "F" else "integers of 32 bits, or with a sign"

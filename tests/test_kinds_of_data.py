@@ -1,0 +1,99 @@
+"""The same commands on every kind of data: released images, faces as arrays and files, photographs, a table."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+
+SMALL = ["training.epochs=2", "training.compile=off"]
+RNG = np.random.default_rng(0)
+
+
+def pyro_vae(*arguments):
+    """The answer of a command, which works as a user runs it."""
+    command = [sys.executable, "-m", "pyro_vae", *map(str, arguments), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return json.loads(done.stdout)
+
+
+def olivetti(shared_data):
+    path = Path(shared_data) / "olivetti" / "olivetti.npz"
+    if not path.is_file():
+        pytest.skip("PYRO_VAE_DATA holds no olivetti/olivetti.npz")
+    return path
+
+
+def mnist(folder, shared_data):
+    return ["conv-digits", "data=mnist", "data.binarize=dynamic", "data.validation=59000"], (1, 28, 28)
+
+
+def faces_as_arrays(folder, shared_data):
+    words = ["face-grey", "data.name=arrays", f"data.path={olivetti(shared_data)}"]
+    return [*words, "labels={glasses: {classes: 2, observed: always}}"], (1, 64, 64)
+
+
+def faces_as_files(folder, shared_data):
+    arrays = np.load(olivetti(shared_data))
+    for i, (image, glasses) in enumerate(zip(arrays["images"], arrays["glasses"], strict=True)):
+        (folder / ("with", "without")[glasses]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / ("with", "without")[glasses] / f"{i:03}.png")
+    return ["face-grey", f"data.path={folder}", "labels={label: {classes: 2, observed: partly}}"], (1, 64, 64)
+
+
+def colour_photographs(folder, shared_data):
+    folder.mkdir()
+    for i in range(60):
+        size = tuple(RNG.integers(40, 90, 2))
+        picture = Image.fromarray(RNG.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize(
+            size, Image.Resampling.BICUBIC
+        )
+        picture.save(folder / f"{i}.{('jpg', 'png', 'webp')[i % 3]}")
+    words = ["conv-digits", "data=folder", f"data.path={folder}", "data.size=[24, 32]", "likelihood=normal"]
+    return [*words, "training.batch_size=16"], (3, 24, 32)
+
+
+def table(folder, shared_data):
+    from sklearn.datasets import load_wine
+
+    wine = load_wine(as_frame=True)
+    path = folder.with_suffix(".csv")
+    wine.data.assign(cultivar=wine.target_names[wine.target]).to_csv(path, index=False)
+    words = ["vae-sigma", "data=arrays", f"data.path={path}", "data.labels=[cultivar]", "data.standardize=true"]
+    return [*words, "labels={cultivar: {classes: 3, observed: never}}"], (13,)
+
+
+@pytest.mark.parametrize("kind", [mnist, faces_as_arrays, faces_as_files, colour_photographs, table])
+def test_every_command(kind, tmp_path, shared_data):
+    words, shape = kind(tmp_path / "data", shared_data)
+    run = tmp_path / "run"
+    card = pyro_vae("train", *words, *SMALL, "--samples", 20, "--out", run)
+    assert card["num_data"] > 0
+    assert card["log_likelihood"]["standard_error"] > 0
+    assert pyro_vae("evaluate", run, "--samples", 10, "--split", "validation")["split"] == "validation"
+    n = card["num_data"]
+    assert pyro_vae("encode", run)["arrays"]["mean_z"][0] == n
+    assert pyro_vae("score", run, "--samples", 5)["arrays"]["log_likelihood"] == [n]
+    assert pyro_vae("sample", run, "-n", 6)["arrays"]["mean"] == [6, *shape]
+    assert pyro_vae("reconstruct", run, "-n", 4)["arrays"]["mean"] == [4, *shape]
+    for name in ("samples.png", "reconstructions.png"):
+        assert Image.open(run / name).size[0] > 50
+    again = pyro_vae("train", "--resume", run, "--samples", 20)
+    assert again["log_likelihood"] == card["log_likelihood"]
+
+
+def test_labels_by_the_names_of_their_classes(tmp_path, shared_data):
+    words, _ = table(tmp_path / "data", shared_data)
+    run = tmp_path / "run"
+    words[-1] = "labels={cultivar: {classes: 3, observed: always}}"
+    pyro_vae("train", *words, *SMALL, "--samples", 5, "--out", run)
+    for label in ("class_2", "2"):
+        pyro_vae("sample", run, "--label", f"cultivar={label}", "--out", tmp_path / label)
+    np.testing.assert_array_equal(*(np.load(tmp_path / f"{label}.npz")["mean"] for label in ("class_2", "2")))
