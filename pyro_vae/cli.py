@@ -31,7 +31,10 @@ Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="Overrides.")]
 Samples = Annotated[int, typer.Option("--samples", "-k", min=1, help="Importance samples per datum, K.")]
 SplitName = Annotated[str, typer.Option("--split", help="train, validation or test.")]
-Input = Annotated[Path | None, typer.Option("--input", help="A .npy, .npz, .csv or .tsv file instead of a split.")]
+Input = Annotated[
+    Path | None,
+    typer.Option("--input", help="A .npy, .npz, .csv or image file, or a folder of images, instead of a split."),
+]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="File to write, inside DIR by default.")]
 Seed = Annotated[
     int | None, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the draws; the run's own by default.")
@@ -267,7 +270,7 @@ def sample(
     run, path = _load(directory), cli_io.target(out, directory / "samples.png")
     x, mean, z = run.sample(num, cli_io.labels(run, label or [], num), seed=seed)
     title = f"{run.experiment.data.name}: E[x | z], z from the prior"
-    figure = plots.data_figure(mean.cpu().numpy()[:256], title, names=run.data.columns or ())
+    figure = plots.data_figure(mean.cpu().numpy()[:256], title, names=run.columns)
     cli_io.save_picture(figure, path, {"x": x, "mean": mean, "z": z}, as_json)
 
 
@@ -295,8 +298,7 @@ def reconstruct(
     shown = min(batch.size, 12)
     both = torch.cat([x[:shown], mean[:shown]]).cpu().numpy()
     title = f"{run.experiment.data.name}: x and E[x | z], z from q(z | x)"
-    names = run.data.columns or ()
-    figure = plots.data_figure(both, title, columns=shown, row_labels=("x", "E[x | z]"), names=names)
+    figure = plots.data_figure(both, title, columns=shown, row_labels=("x", "E[x | z]"), names=run.columns)
     arrays = {"x": x, "mean": mean, **{name: z[0] for name, z in draws.z.items()}}
     cli_io.save_picture(figure, path, {k: v[:num] for k, v in extra.items()} | arrays, as_json)
 

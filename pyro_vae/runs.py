@@ -100,6 +100,11 @@ class Run:
         """Where the model is."""
         return next(self.vae.parameters()).device
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the entries of vectors; images, whose files may take long to read, are not looked at for it."""
+        return self.data.columns or () if len(self.environment["shape"]["x"]) == 1 else ()
+
     def _check_split(self, part: str) -> None:
         """Refuse a part that is none or holds no data."""
         if part not in PARTS:
@@ -157,7 +162,7 @@ class Run:
         """A file of the user's own data, treated as the training data were.
 
         Args:
-            path: .npy, .npz, .csv or .tsv, as for `data: {name: arrays}`.
+            path: .npy, .npz, .csv or .tsv, as for `data: {name: arrays}`; an image, or a folder of images.
 
         Raises:
             DeclarationError: its shape or values are not those that the model was trained on.

@@ -6,9 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_data import GREY, X, refusal
 
-from pyro_vae.data import Arrays, ArraysData, Data, DigitsData, LinearGaussianData, load, prepare, read_input
+from pyro_vae.data import (
+    Arrays,
+    ArraysData,
+    Data,
+    DigitsData,
+    FolderData,
+    LinearGaussianData,
+    load,
+    prepare,
+    read_input,
+)
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -266,3 +277,61 @@ def _two(folder: Path) -> Path:
     path = folder / "two.npz"
     np.savez(path, a=X, b=X)
     return path
+
+
+# --------------------------------------------------------------------------------------------------- images
+
+
+def pictures(folder: Path, *names: str, side: int = 8) -> dict[str, np.ndarray]:
+    """Grey images under the folder, by name."""
+    made = {
+        name: np.random.default_rng(i).integers(0, 256, (side, side), dtype=np.uint8) for i, name in enumerate(names)
+    }
+    for name, image in made.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / name)
+    return made
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> tuple[Data, FolderData]:
+    """A training set of two classes."""
+    pictures(tmp_path / "zoo", *(f"{kind}/{i}.png" for kind in ("ape", "cat") for i in range(6)))
+    spec = FolderData(path=str(tmp_path / "zoo"))
+    return load(spec), spec
+
+
+def test_a_folder_gets_the_size_colour_and_class_numbers_of_the_training_data(zoo: Any, tmp_path: Path) -> None:
+    like, spec = zoo
+    made = pictures(tmp_path / "new", "cat/a.png", "cat/b.png")
+    got = read_input(tmp_path / "new", like, spec)
+    np.testing.assert_array_equal(got.test.x[:, 0].numpy(), np.stack(list(made.values())))
+    assert got.test.attributes["label"].tolist() == [1, 1]
+    pictures(tmp_path / "large", "a.png", side=32)
+    flat = read_input(tmp_path / "large", like, spec)
+    assert flat.test.x.shape == (1, 1, 8, 8)
+    assert flat.test.attributes["label"].tolist() == [-1]
+    pictures(tmp_path / "other", "dog/a.png", "caat/b.png")
+    message = refusal(read_input, tmp_path / "other", like, spec)
+    assert "the folder 'dog' is no class" in message
+    assert "Did you mean 'cat'? They have: ape, cat." in message
+
+
+def test_one_image(zoo: Any, tmp_path: Path) -> None:
+    like, spec = zoo
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "red.jpg")
+    got = read_input(tmp_path / "red.jpg", like, spec)
+    assert got.test.x.shape == (1, 1, 8, 8)
+    assert int(got.test.x.float().mean()) in range(74, 79), "the luma of red is 76"
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    assert "is no image in one of the formats" in refusal(read_input, tmp_path / "bad.png", like, spec)
+
+
+def test_images_for_a_model_of_arrays_that_are_images(tmp_path: Path) -> None:
+    like = load(ArraysData(), arrays=Arrays(np.zeros((20, 8, 8), np.uint8)))
+    made = pictures(tmp_path / "new", "cat/a.png")
+    got = read_input(tmp_path / "new", like)
+    np.testing.assert_array_equal(got.test.x[0, 0].numpy(), made["cat/a.png"])
+    assert got.test.attributes == {}
+    vectors = load(ArraysData(), arrays=Arrays(np.random.default_rng(0).normal(size=(20, 5))))
+    assert "folder" in refusal(read_input, tmp_path / "new", vectors)

@@ -1,5 +1,6 @@
-"""A file that a user wants encoded or scored: read, held against the training data and treated like them."""
+"""What a user wants encoded or scored: a file or a folder, held against the training data and treated like them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import numpy as np
 from pyro_vae.data.checks import as_floats, checked_parts, extent, is_binary
 from pyro_vae.data.containers import Arrays, Data
 from pyro_vae.data.files import expanded, in_shape, is_table, read_arrays
+from pyro_vae.data.folders import FolderData, read_folder
+from pyro_vae.data.images import SUFFIXES, Colour, read_images
 from pyro_vae.data.preparation import drawn, taken
 from pyro_vae.data.sets import ArraysData
 from pyro_vae.data.spec import DataSpec
 from pyro_vae.data.tables import read_table_like
-from pyro_vae.specs import DeclarationError
+from pyro_vae.specs import DeclarationError, did_you_mean
 
 TEST_STREAM = 1
 """The draws of `load` for a given test set: a file of those images is binarised as they were."""
@@ -25,9 +28,10 @@ def read_input(path: Path, like: Data, spec: DataSpec | None = None) -> Data:
     Integers are levels as in `like`, bool is black and white, and floats are the values that levels stand for.
     After static binarization x is 0 and 1, as it was drawn, or grey, and then it is drawn once with a fixed seed.
     Attributes that the file lacks are -1. In a table the columns are found by the names that they have in `like`.
+    A folder is read as in `FolderData`, and its images, like a single one, get the size and colour of `like`.
 
     Args:
-        path: .npy, .npz, .csv or .tsv.
+        path: .npy, .npz, .csv or .tsv, an image, or a folder of images.
         like: the data that the model was trained on.
         spec: how those were declared; where it gives rows of numbers a shape, rows in the file get it too.
 
@@ -39,7 +43,7 @@ def read_input(path: Path, like: Data, spec: DataSpec | None = None) -> Data:
     """
     field, problems = f"--input {path}", list[str]()
     at = f"{field}: "
-    raw = read_table_like(expanded(path), field, like) if is_table(path) else read_arrays(expanded(path), field)
+    raw = _read(expanded(path), field, like, spec)
     if isinstance(spec, ArraysData) and spec.shape is not None:
         raw = in_shape(raw, spec.shape)
     parts = checked_parts(raw, at, problems)
@@ -63,6 +67,43 @@ def read_input(path: Path, like: Data, spec: DataSpec | None = None) -> Data:
         num_classes=found | like.num_classes,
         truth=None,
     )
+
+
+def _read(path: Path, field: str, like: Data, spec: DataSpec | None) -> Arrays:
+    """The data as they are in the file or folder."""
+    if is_table(path):
+        return read_table_like(path, field, like)
+    pictures = path.is_dir() or path.suffix.lower() in SUFFIXES
+    if not pictures or len(like.shape) != 3 or like.shape[0] not in (1, 3):
+        return read_arrays(path, field)
+    size, fit = like.shape[1:], spec.fit if isinstance(spec, FolderData) else "crop"
+    colour: Colour = "grey" if like.shape[0] == 1 else "colour"
+    if not path.is_dir():
+        return Arrays(read_images([path], field, size=size, fit=fit, colour=colour))
+    raw = read_folder(path, field, size=size, fit=fit, colour=colour)
+    places = _places(raw.names.get("label", ()), like, field)
+    return _numbered_as(raw, places, None if raw.test is None else _numbered_as(raw.test, places, None))
+
+
+def _places(names: Sequence[str], like: Data, field: str) -> np.ndarray | None:
+    """The number in `like` of each class of a folder; None where those data have no named labels."""
+    known = like.names.get("label")
+    if known is None or not names:
+        return None
+    if unknown := [name for name in names if name not in known]:
+        raise DeclarationError(
+            [
+                f"{field}: y.label: the folder {name!r} is no class of the {like.name!r} data that the model was trained on."
+                f"{did_you_mean(name, known)} They have: {', '.join(known)}."
+                for name in unknown
+            ]
+        )
+    return np.array([known.index(name) for name in names])
+
+
+def _numbered_as(part: Arrays, places: np.ndarray | None, test: Arrays | None) -> Arrays:
+    """The same images with the labels of the training data."""
+    return replace(part, y={} if places is None or not part.y else {"label": places[part.y["label"]]}, test=test)
 
 
 def _joined(first: Arrays, second: Arrays) -> Arrays:

@@ -224,7 +224,7 @@ class CIFAR10Data(ReleasedData):
         if problems:
             raise DeclarationError(problems)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # numpy's about pickles of its first versions
+            warnings.simplefilter("ignore")  # of numpy 2.4, about pickles of numpy 1 (pytorch/vision#9340)
             train, test = (CIFAR10(str(files[0].parent.parent), train=part) for part in (True, False))
         parts = [
             Arrays(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)), {"object": np.asarray(part.targets)})
