@@ -284,9 +284,8 @@ def _two(folder: Path) -> Path:
 
 def pictures(folder: Path, *names: str, side: int = 8) -> dict[str, np.ndarray]:
     """Grey images under the folder, by name."""
-    made = {
-        name: np.random.default_rng(i).integers(0, 256, (side, side), dtype=np.uint8) for i, name in enumerate(names)
-    }
+    rng = np.random.default_rng(0)
+    made = {name: rng.integers(0, 256, (side, side), dtype=np.uint8) for name in names}
     for name, image in made.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / name)
@@ -328,7 +327,7 @@ def test_one_image(zoo: Any, tmp_path: Path) -> None:
 
 
 def test_images_for_a_model_of_arrays_that_are_images(tmp_path: Path) -> None:
-    like = load(ArraysData(), arrays=Arrays(np.zeros((20, 8, 8), np.uint8)))
+    like = load(ArraysData(), arrays=Arrays(np.full((20, 8, 8), 9, np.uint8)))
     made = pictures(tmp_path / "new", "cat/a.png")
     got = read_input(tmp_path / "new", like)
     np.testing.assert_array_equal(got.test.x[0, 0].numpy(), made["cat/a.png"])
