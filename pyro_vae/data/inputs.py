@@ -93,8 +93,8 @@ def _places(names: Sequence[str], like: Data, field: str) -> np.ndarray | None:
     if unknown := [name for name in names if name not in known]:
         raise DeclarationError(
             [
-                f"{field}: y.label: the folder {name!r} is no class of the {like.name!r} data that the model was trained "
-                f"on.{did_you_mean(name, known)} They have: {', '.join(known)}."
+                f"{field}: y.label: the folder {name!r} is no class of the {like.name!r} data that the model was "
+                f"trained on.{did_you_mean(name, known)} They have: {', '.join(known)}."
                 for name in unknown
             ]
         )
