@@ -29,7 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only, no progress.")]
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="Overrides.")]
-Samples = Annotated[int, typer.Option("--samples", "-k", min=1, help="Importance samples per datum, K.")]
+Samples = Annotated[int, typer.Option("--samples", "-k", min=1, max=10**8, help="Importance samples per datum, K.")]
 SplitName = Annotated[str, typer.Option("--split", help="train, validation or test.")]
 Input = Annotated[
     Path | None,
@@ -81,6 +81,11 @@ def _judged(error: Exception) -> tuple[int, list[str]]:
         return 128 + error.signum, [str(error)]
     if isinstance(error, CheckpointError | NumericsError):
         return 2, [str(error)]
+    if isinstance(error, MemoryError) or "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
+        return 2, [
+            "the data or the networks are too large for the memory; make smaller what is large: encoder.widths, "
+            "decoder.widths, latent.dim, training.batch_size, or the data."
+        ]
     if isinstance(error, OSError) and error.filename:
         return 2, [f"{str(error.filename).removesuffix('.part')}: {error.strerror}."]
     return 1, []
@@ -139,7 +144,7 @@ def validate(
     experiment = load_experiment(file, overrides or [])
     found: dict[str, Any] = {"file": file, "valid": True}
     text = f"{file}: valid"
-    if getattr(experiment.data, "path", None) is not None:  # a user's own files, not what would be downloaded
+    if hasattr(experiment.data, "path"):  # a user's own files, not what would be downloaded
         data = load(experiment.data, experiment.seed)
         check(experiment, data)
         sizes = {part: len(getattr(data, part)) for part in ("train", "validation", "test")}

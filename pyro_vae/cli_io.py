@@ -15,6 +15,13 @@ def target(out: Path | None, default: Path) -> Path:
     from pyro_vae.specs import DeclarationError
 
     path = out or default
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if not isinstance(error, NotADirectoryError):
+            raise DeclarationError([f"--out {path}: {error.strerror}; choose another."]) from None
     if path.is_dir():
         raise DeclarationError([f"--out {path}: is a directory; name a file, like {path / default.name}."])
     if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):

@@ -22,7 +22,7 @@ from pyro_vae.networks import NETWORKS
 from pyro_vae.objectives import ELBO, OBJECTIVES, Objective
 from pyro_vae.priors import PRIORS
 from pyro_vae.specs import Count, DeclarationError, OneOf, Part, Spec, Table, did_you_mean, explain
-from pyro_vae.variant import Variant
+from pyro_vae.variant import MAX_CELLS, Variant
 
 TABLES: dict[str, Table] = {table.noun: table for table in (LIKELIHOODS, PRIORS, GUIDES, NETWORKS, OBJECTIVES, DATA)}
 """Every table of parts, by what its parts are called."""
@@ -86,7 +86,7 @@ class EarlyStopping(Spec):
     """Improvement, nats per datum, that counts."""
 
 
-DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+DEVICE = r"^(auto|cpu|cuda(:\d{1,3})?)$"
 
 
 def _device(name: str) -> str:
@@ -158,6 +158,8 @@ class Experiment(Spec):
         return self
 
 
+LARGE = 1000.0
+"""Largest |x| that networks are given; log variances grow with it, and exp(89) is infinite in float32."""
 RESOLUTION = 6e-5
 """Standard deviation over mean at which rounding to float32 is a thousandth of the standard deviation."""
 
@@ -187,6 +189,11 @@ def _label_misfits(experiment: Experiment, data: Declared | Data) -> list[str]:
             has = f"It has: {', '.join(known)}" if known else "It has no labels; remove the label site"
             found.append(
                 f"variant.labels.{name}: {data.name!r} has no attribute of that name.{did_you_mean(name, known)} {has}."
+            )
+        elif known[name] > MAX_CELLS:
+            found.append(
+                f"variant.labels.{name}: {data.name!r} has labels up to {known[name] - 1}, and a label site at most "
+                f"{MAX_CELLS} classes; number them 0, 1, ..., or remove the label site."
             )
         elif label.classes < known[name]:
             found.append(
@@ -218,6 +225,7 @@ def check(experiment: Experiment, data: Data) -> None:
     if training.early_stopping and len(data.validation) == 0:
         found.append("training.early_stopping: needs validation data; set data.validation, like 0.1.")
     found += _too_fine(data, training)
+    found += _too_large(data)
     for name, label in experiment.variant.labels.items():
         for part in ("train", "validation", "test"):
             labels = getattr(data, part).attributes.get(name)
@@ -241,6 +249,22 @@ def _too_fine(data: Data, training: Training) -> list[str]:
         f"data.standardize=true: {name} spreads by {sd[i]:.3g} about {mean[i]:.10g}, which {training.precision} "
         "does not resolve; subtract a constant from it, or set training.precision=float64."
         for i, name in zip(lost, names, strict=True)
+    ]
+
+
+def _too_large(data: Data) -> list[str]:
+    """Real-valued data on which a network would overflow in its first step."""
+    if data.support != "real" or data.scaling is not None:
+        return []
+    x = data.train.select(range(min(len(data.train), 10_000))).x
+    largest = x.abs().flatten(2).amax(-1).amax(0) if x.dim() > 2 else x.abs().amax(0)
+    if not bool((largest > LARGE).any()):
+        return []
+    at = int(largest.argmax())
+    column = repr(data.columns[at]) if data.columns else f"column {at}" if x.dim() == 2 else f"channel {at}"
+    return [
+        f"data.standardize=false: {column} of x goes up to {float(largest[at]):g}, and networks need numbers of a few "
+        "units; set data.standardize=true (outputs stay in your units), or rescale x."
     ]
 
 
@@ -273,16 +297,36 @@ def load_experiment(source: str = "digits", overrides: tuple[str, ...] | list[st
 
 def experiment_from(tree: Tree, overrides: tuple[str, ...] | list[str] = ()) -> Experiment:
     """An experiment from a (partial) tree, with `key=value` overrides."""
-    tree = override(tree, overrides, Experiment)
+    problems: list[str] = []
     try:
-        return Experiment.model_validate(tree)
+        tree = override(tree, overrides, Experiment)
+    except DeclarationError as error:
+        problems += error.problems
+        tree = _overridden_where_possible(tree, overrides)
+    try:
+        experiment = Experiment.model_validate(tree)
     except ValidationError as error:
-        raise DeclarationError([*explain(error), *_further(tree, error)]) from None
+        raise DeclarationError([*problems, *explain(error), *_further(tree, error)]) from None
+    if problems:
+        raise DeclarationError(problems)
+    return experiment
+
+
+def _overridden_where_possible(tree: Tree, overrides: tuple[str, ...] | list[str]) -> Tree:
+    """The tree with those overrides that make sense."""
+    for assignment in overrides:
+        try:
+            tree = override(tree, [assignment], Experiment)
+        except DeclarationError:
+            continue
+    return tree
 
 
 def _further(tree: Tree, error: ValidationError) -> list[str]:
     """What is wrong between the sections that are right by themselves, so that every mistake is said at once."""
     wrong = {item["loc"][0] for item in error.errors() if item["loc"]}
+    if not wrong:  # the sections are right, and what is wrong between them has been said
+        return []
     try:
         Experiment.model_validate({name: value for name, value in tree.items() if name not in wrong})
     except ValidationError as rest:

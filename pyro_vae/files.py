@@ -54,8 +54,14 @@ def parse_yaml(text: str, name: str) -> Tree:
         where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise DeclarationError([f"{name}:{where} no valid YAML: {problem}."]) from None
-    except (ValueError, RecursionError) as error:
-        raise DeclarationError([f"{name}: no valid YAML: {error}."]) from None
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        # The reader fails in many ways over keys that are lists, and over what only looks like a number.
+        reason = "a key or a number in it cannot be read"
+        if isinstance(error, RecursionError):
+            reason = "it is nested too deeply"
+        elif "digits" in str(error):
+            reason = "a number in it has more digits than can be read"
+        raise DeclarationError([f"{name}: no valid YAML: {reason}; write plain keys and values."]) from None
     if refusal:
         raise DeclarationError([f"{name}: {refusal}"])
     if tree is None:
@@ -74,6 +80,9 @@ def _refusal(events: Iterable[Event]) -> str | None:
     for event in events:
         if getattr(event, "anchor", None):
             return "anchors and aliases (& and *) are not used here; write it out."
+        if tag := getattr(event, "tag", None):
+            written = str(tag).replace("tag:yaml.org,2002:", "!!")
+            return f"line {event.start_mark.line + 1}: the tag {written} is not used here; write the value alone."
         if getattr(event, "version", None):
             return "%YAML directives are not used here; remove the line."
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
@@ -126,13 +135,14 @@ def override(tree: Tree, assignments: Iterable[str], root: type[Spec]) -> Tree:
     """Apply `a.b=value` overrides to a tree.
 
     A first key that is no field of `root` but one of its `variant` means that: `latent.dim=2` is
-    `variant.latent.dim=2`. A value is read as YAML (or JSON), and is a string where it is neither.
-    A mapping changes the keys that it names. Changing which part a field holds drops the fields of the other part.
+    `variant.latent.dim=2`. A value is read as YAML (or JSON), and is a string where it is neither. Of two for one key
+    the later holds. A mapping changes the keys that it names. Changing which part a field holds drops the fields of
+    the other part.
 
     Raises:
         DeclarationError: an assignment has no `=`, or its path runs into a value that has no fields.
     """
-    result, problems = json.loads(json.dumps(tree)), []
+    result, problems = json.loads(json.dumps(tree)), list[str]()
     variant = _spec(root, "variant")
     short = tuple(variant.model_fields) if variant else ()
     for assignment in assignments:

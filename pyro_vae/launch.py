@@ -73,7 +73,9 @@ def train(
     folder = _new_directory(out, name)
     compiled, reason = decide_compile(experiment, loaded, device)
     write_text(folder / "experiment.yaml", dump(experiment))
-    environment = _environment(name, experiment, vae, device, reason, data is not None)
+    environment = _environment(name, experiment, vae, device, reason, data is not None) | {
+        "columns": None if loaded.columns is None else list(loaded.columns)
+    }
     write_json(folder / "environment.json", environment)
     run = Run(folder, data)
     run.data = loaded
@@ -94,12 +96,14 @@ def resume(
     """
     run = Run(directory, data)
     check(run.experiment, run.data)
+    run.metrics  # noqa: B018 - says what is wrong with the file
     root = run.directory / "checkpoints"
     checkpoints.sweep(root)
     newest = checkpoints.latest(root)
     if newest is None:
-        raise DeclarationError([f"{directory}: was stopped before its first checkpoint; train it anew."])
-    vae = build(run.experiment, run.data, choose_device(run.experiment.training.device))
+        found = "holds no whole checkpoint" if checkpoints.steps(root) else "was stopped before its first checkpoint"
+        raise DeclarationError([f"{directory}: {found}; train it anew."])
+    vae = run.vae.train()
     compiled = read_json(newest / "state.json")["compiled"]
     trainer = Trainer(run.experiment, run.data, vae, run.directory, compiled, quiet)
     trainer.load(newest)

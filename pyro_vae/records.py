@@ -35,13 +35,28 @@ def write_metrics(folder: Path, rows: list[Metrics]) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line that was cut off is left out."""
+    """The lines of metrics.jsonl; a last line that was cut off is left out.
+
+    Raises:
+        DeclarationError: another line is damaged.
+    """
     path, rows = folder / "metrics.jsonl", []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise DeclarationError([f"{path}: cannot be read: {error.strerror}; restore it, or remove it."]) from None
+    lines = content.splitlines()
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise ValueError("no metrics")
+            rows.append(row)
+        except (ValueError, RecursionError):
+            if number == len(lines) and not content.endswith(b"\n"):
+                break
+            advice = "restore it, or remove it: training goes on without what it held."
+            raise DeclarationError([f"{path}: line {number} holds no metrics; {advice}"]) from None
     return rows
 
 
@@ -67,7 +82,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no JSON"
         raise DeclarationError([f"{path}: cannot be read: {reason}; restore it, or train again."]) from None
     if not isinstance(tree, dict):

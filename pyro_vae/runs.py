@@ -8,6 +8,7 @@ DIR/result.json        the result card
 DIR/posterior.nc       draws as an ArviZ DataTree, once asked for
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -57,7 +58,7 @@ class Run:
             DeclarationError: it is no run directory.
         """
         self.directory = Path(directory)
-        if not (self.directory / "experiment.yaml").is_file():
+        if not os.path.isfile(self.directory / "experiment.yaml"):  # Path.is_file raises where a name is too long
             raise DeclarationError(
                 [f"{directory}: is no run directory (it has no experiment.yaml); `pyro-vae train` makes one."]
             )
@@ -75,7 +76,17 @@ class Run:
             raise DeclarationError(
                 [f"{self.directory}: was trained on arrays in memory; give them: load(directory, data=Arrays(x, y))."]
             )
-        return load_data(self.experiment.data, self.experiment.seed, self._arrays)
+        data, spec = load_data(self.experiment.data, self.experiment.seed, self._arrays), self.experiment.data
+        environment = self.environment
+        shape, columns = tuple(environment["shape"]["x"]), environment.get("columns")
+        if data.shape != shape or list(data.columns or ()) != (columns or []):
+            at = f'data.path="{spec.path}"' if getattr(spec, "path", None) else f'data.name="{spec.name}"'  # type: ignore[attr-defined]
+            what = f"a datum has shape {data.shape}" if data.shape != shape else f"the columns are {data.columns}"
+            was = shape if data.shape != shape else tuple(columns or ())
+            raise DeclarationError(
+                [f"{at}: {what}; the model in {self.directory} was trained on {was}: restore the data, or train again."]
+            )
+        return data
 
     @cached_property
     def vae(self) -> VAE:
@@ -92,7 +103,16 @@ class Run:
         wish = self.experiment.training.device
         device = choose_device(wish if torch.cuda.is_available() else "cpu")  # trained on a GPU, read anywhere
         vae = vae.to(device=device, dtype=DTYPES[self.experiment.training.precision])
-        vae.load_state_dict(tensors["model"])
+        try:
+            vae.load_state_dict(tensors["model"])
+        except RuntimeError:
+            files = f"{self.directory / 'experiment.yaml'} and {self.directory / 'environment.json'}"
+            raise DeclarationError(
+                [
+                    f"{self.directory}: its parameters do not fit {files}; one of these was changed: restore it, or "
+                    "train again."
+                ]
+            ) from None
         return vae.eval()
 
     @property
@@ -124,8 +144,18 @@ class Run:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Where and how the run was made."""
-        return read_json(self.directory / "environment.json")
+        """Where and how the run was made.
+
+        Raises:
+            DeclarationError: the file is missing, damaged, or lacks what the run is opened with.
+        """
+        path = self.directory / "environment.json"
+        tree = read_json(path)
+        shape = tree.get("shape")
+        known = isinstance(shape, dict) and {"x", "given", "masked"} <= shape.keys() and isinstance(shape["x"], list)
+        if not known or not {"name", "versions"} <= tree.keys():
+            raise DeclarationError([f"{path}: lacks what the run is opened with; restore it, or train again."])
+        return tree
 
     @property
     def result(self) -> dict[str, Any]:

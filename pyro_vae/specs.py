@@ -41,8 +41,14 @@ class DeclarationError(ValueError):
 
     def __init__(self, problems: Iterable[str]) -> None:
         """Keep the problems; the message is one of them a line."""
-        self.problems = tuple(problems)
+        self.problems = tuple(map(_line, problems))
         super().__init__("\n".join(self.problems))
+
+
+def _line(problem: str) -> str:
+    """A problem on one line that can be read: what a user's words hold of line breaks, and of length, is cut out."""
+    printable = "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in problem)
+    return re.sub(r"\S{160,}", lambda word: f"{word[0][:60]} ... {word[0][-20:]}", printable)
 
 
 class Spec(BaseModel):
@@ -206,7 +212,19 @@ class OneOf:
             hint = did_you_mean(str(name), table)
             text = f"no {table.noun} is called {name!r}.{hint} Known: {_words(table)}."
             raise PydanticCustomError("part", "{text}", {"text": text})
-        return part.model_validate(dict(value) | {word: name})
+        try:
+            return part.model_validate(dict(value) | {word: name})
+        except ValidationError as error:
+            items = [self._with_owners(item) for item in error.errors()]
+            raise ValidationError.from_exception_data(part.__name__, items) from None
+
+    def _with_owners(self, item: ErrorDetails) -> InitErrorDetails:
+        """The same error; about an unknown key that other parts of the table have, with their words."""
+        key = item["loc"][0] if len(item["loc"]) == 1 and item["type"] == "extra_forbidden" else None
+        owners = [word for word, part in self.table.items() if key in part.model_fields]
+        context = {"text": item["msg"]} | ({"owners": owners} if owners else {})
+        kind = PydanticCustomError(cast(Any, item["type"]), "{text}", context)
+        return InitErrorDetails(type=kind, loc=item["loc"], input=item["input"])
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         """Validate by dispatch at run time, so that parts registered later are known too."""
@@ -248,13 +266,24 @@ def explain(error: ValidationError) -> list[str]:
     for item in error.errors():
         path = ".".join(str(name) for name in item["loc"] if not _names_a_type(name))
         if item["type"] in ("part", "extra_forbidden", "value_error", "missing"):  # these say the value themselves
-            for line in _said(item).splitlines():
+            for line in (_said(item) + _owned(item)).splitlines():
                 between = "." if path and re.match(r"\w+[.=:\[]", line) else ": "
                 mistakes[f"{path}{between}{line}".removeprefix(": ")] = []
         else:
             mistakes.setdefault(f"{path}={_shown(item['input'])}: must ", []).append(_said(item).removeprefix("must "))
     lines = [start + " or ".join(dict.fromkeys(ends)).replace(" or be ", " or ") for start, ends in mistakes.items()]
     return [line.rstrip(".") + "." for line in lines]
+
+
+def _owned(item: ErrorDetails) -> str:
+    """Which parts have a key that this one lacks, as something to do."""
+    owners = item.get("ctx", {}).get("owners", [])
+    field = ".".join(map(str, item["loc"][:-1]))
+    return (
+        f" {item['loc'][-1]!r} is a key of: {', '.join(owners)}; choose one, like {field}={owners[0]}."
+        if owners
+        else ""
+    )
 
 
 _WORDS = {
@@ -299,5 +328,6 @@ def _hinted(item: ErrorDetails, owner: type[Spec]) -> InitErrorDetails:
         message = f"unknown key.{hint} {owner.__name__} has: {', '.join(fields)}."
     elif item["type"] == "model_type" and not item["loc"]:
         message = f"must be a mapping of: {', '.join(fields)}"
-    kind = PydanticCustomError(cast(Any, item["type"]), "{text}", {"text": message})
+    owners = {key: value for key, value in item.get("ctx", {}).items() if key == "owners"}
+    kind = PydanticCustomError(cast(Any, item["type"]), "{text}", {"text": message} | owners)
     return InitErrorDetails(type=kind, loc=item["loc"], input=item["input"])

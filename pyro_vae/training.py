@@ -173,8 +173,16 @@ class Trainer:
     def _flag_names(self, example: Batch, weights: dict[str, Tensor]) -> list[str]:
         """What is watched. Pyro's own checks of values run here, once, before they are switched off."""
         self.objective.eval()
-        with same_random_state(self.device):
-            _, terms = self.objective(example, weights)
+        try:
+            with same_random_state(self.device):
+                _, terms = self.objective(example, weights)
+        except ValueError as error:
+            if "Expected" not in str(error):
+                raise
+            raise NumericsError(
+                "before the first step a distribution already has parameters or values that are none: the data may be "
+                "too large for the networks. Set data.standardize=true, or rescale x."
+            ) from None
         self.objective.train()
         return flags(terms)
 

@@ -136,7 +136,7 @@ class Variant(Spec):
         found = [
             f"labels.{name}: must be an identifier other than {', '.join(taken)}; rename the attribute"
             for name in self.labels
-            if not name.isidentifier() or name in taken or hasattr(ModuleDict, name)
+            if not name.isidentifier() or name in taken or hasattr(ModuleDict(), name)
         ]
         if self.cells > MAX_CELLS:
             found.append(

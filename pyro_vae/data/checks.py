@@ -15,6 +15,9 @@ from pyro_vae.data.containers import Arrays
 from pyro_vae.data.storage import allocate
 from pyro_vae.specs import DeclarationError
 
+MOST_CLASSES = 10**9
+"""Larger labels are no numbers of classes but identifiers."""
+
 
 def checked(raw: Arrays, at: str, *, real: bool = False) -> tuple[list[Arrays], int | None]:
     """The data, and the test data where there are any, as native numpy arrays; and the number of levels.
@@ -62,6 +65,8 @@ def _checked_part(raw: Arrays, at: str, problems: list[str]) -> Arrays | None:
             f"{at}mask: {mask.dtype} of shape {mask.shape}; must be bool of the shape {x.shape} of x, True "
             "where the entry exists."
         )
+    elif mask is not None and not mask.any():
+        problems.append(f"{at}mask: is False everywhere, so that nothing is left of x; must be True where it exists.")
     elif mask is not None:
         x = _zero_where_missing(x, mask)
         mask = _channels_first(mask)
@@ -128,12 +133,13 @@ def converted(x: np.ndarray, dtype: np.typing.DTypeLike) -> np.ndarray:
 
 
 def _finite(x: np.ndarray, name: str, advice: str, problems: list[str]) -> None:
-    """Refuse NaN and infinity."""
+    """Refuse NaN, infinity, and numbers that float32 does not hold."""
     if x.dtype.kind != "f" or x.size == 0:
         return
-    count, first = 0, None
+    count, first, largest = 0, None, 0.0
     for rows in blocks(x):
         bad = ~np.isfinite(x[rows])
+        largest = max(largest, float(np.abs(x[rows], where=~bad, out=np.zeros(x[rows].shape, x.dtype)).max()))
         if bad.any():
             count += int(bad.sum())
             where = np.argwhere(bad)[0]
@@ -141,6 +147,8 @@ def _finite(x: np.ndarray, name: str, advice: str, problems: list[str]) -> None:
             first = first or where.tolist()
     if count:
         problems.append(f"{name}: NaN or infinite in {count} of {x.size} entries, first at {first}. {advice}")
+    if largest > float(np.finfo(np.float32).max):
+        problems.append(f"{name}: holds {largest:g}, which float32 does not; divide by something.")
 
 
 def _labels(y: Any, num_data: int, at: str, problems: list[str]) -> dict[str, np.ndarray]:
@@ -149,6 +157,10 @@ def _labels(y: Any, num_data: int, at: str, problems: list[str]) -> dict[str, np
     labels = {}
     for name, values in named.items():
         field = f"{at}y.{name}" if isinstance(y, Mapping) else f"{at}y"
+        if np.asarray(values).dtype.kind in "US":
+            advice = "Number them: numpy.unique(y, return_inverse=True)."
+            problems.append(f"{field}: holds text; must be integers of shape ({num_data},), 0, 1, ... {advice}")
+            continue
         array = _numeric(values, field, problems)
         if array is None:
             continue
@@ -157,6 +169,8 @@ def _labels(y: Any, num_data: int, at: str, problems: list[str]) -> dict[str, np
                 f"{field}: {array.dtype} of shape {array.shape}; must be integers of shape ({num_data},), "
                 "one label per datum, -1 where it is missing."
             )
+        elif array.max() > MOST_CLASSES:
+            problems.append(f"{field}: holds {array.max()}; must be below {MOST_CLASSES}. Number them 0, 1, ...")
         elif array.min() < -1:
             problems.append(f"{field}: holds {array.min()}; must be 0, 1, ..., or -1 where it is missing.")
         else:

@@ -3,7 +3,6 @@
 import math
 import os
 import zipfile
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from pyro_vae.specs import DeclarationError
 
 MAX_NPZ_BYTES = 8 * 2**30
 """Most that an .npz may hold unpacked; 200 kB of zip can claim to be any size."""
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
+MOST_NAMED = 10
+"""How many of many arrays a message names."""
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".numbers")
 
@@ -77,9 +77,16 @@ def read_arrays(path: Path, field: str) -> Arrays:
         return _named(_read_npz(path, field), field)
     except DeclarationError:
         raise
-    except (ValueError, OSError, EOFError, MemoryError, RuntimeError, *ZIP_ERRORS) as error:
-        advice = "Python objects are not read; save numbers" if "bject" in str(error) else "Write it again"
-        reason = " ".join(str(error).split())
+    # Damage meets numpy, zipfile and their decoders in errors of every kind; each means that there is nothing to read.
+    except Exception as error:
+        said = " ".join(str(error).split())
+        reason, advice = "it is damaged, cut short, or of another kind", "Write it again"
+        if "Object arrays" in said or "Python objects" in said:
+            reason, advice = "it holds Python objects", "Python objects are not read; save numbers"
+        elif "CRC" in said:
+            reason = "its CRC, a checksum, is wrong"
+        elif isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
         text = f"{field}: is no readable {path.suffix} file ({reason}). {advice}, with numpy."
         raise DeclarationError([text]) from None
 
@@ -105,7 +112,9 @@ def _named(arrays: dict[str, np.ndarray], field: str) -> Arrays:
     large = usual[:1] or large
     x = large[0] if len(large) == 1 else None
     if x is None:
-        found = ", ".join(f"{name} {value.shape}" for name, value in arrays.items()) or "nothing"
+        shown = [f"{name} {value.shape}" for name, value in list(arrays.items())[:MOST_NAMED]]
+        more = [f"{len(arrays) - MOST_NAMED} more"] if len(arrays) > MOST_NAMED else []
+        found = ", ".join([*shown, *more]) or "nothing"
         raise DeclarationError([f"{field}: which array is x? It holds {found}. Call the one that is x `x`."])
     num_data = len(train[x]) if train[x].ndim else 0
     attributes = [
