@@ -158,8 +158,8 @@ class Experiment(Spec):
         return self
 
 
-LARGE = 1000.0
-"""Largest |x| that networks are given; log variances grow with it, and exp(89) is infinite in float32."""
+LARGE = 50.0
+"""Root mean square of x from which training fails: log variances grow with it, and exp(89) is infinite in float32."""
 RESOLUTION = 6e-5
 """Standard deviation over mean at which rounding to float32 is a thousandth of the standard deviation."""
 
@@ -253,18 +253,21 @@ def _too_fine(data: Data, training: Training) -> list[str]:
 
 
 def _too_large(data: Data) -> list[str]:
-    """Real-valued data on which a network would overflow in its first step."""
+    """Real-valued data on which a network would overflow in its first steps."""
     if data.support != "real" or data.scaling is not None:
         return []
-    x = data.train.select(range(min(len(data.train), 10_000))).x
-    largest = x.abs().flatten(2).amax(-1).amax(0) if x.dim() > 2 else x.abs().amax(0)
-    if not bool((largest > LARGE).any()):
+    x = data.train.select(range(min(len(data.train), 10_000))).x.double()
+    size = (x if x.dim() == 2 else x.flatten(2).square().mean(-1).sqrt()).square().mean(0).sqrt()
+    at = int(size.argmax())
+    if size[at] <= LARGE:
         return []
-    at = int(largest.argmax())
     column = repr(data.columns[at]) if data.columns else f"column {at}" if x.dim() == 2 else f"channel {at}"
+    advice = "set data.standardize=true (outputs stay in the units of the data), or rescale x"
+    if not data.columns and x.min() >= 0 and x.max() <= 255 and bool((x == x.round()).all()):
+        advice = f"if they are grey levels, save x as uint8 (x.astype(numpy.uint8)); otherwise {advice}"
     return [
-        f"data.standardize=false: {column} of x goes up to {float(largest[at]):g}, and networks need numbers of a few "
-        "units; set data.standardize=true (outputs stay in your units), or rescale x."
+        f"data.standardize=false: {column} of x is {float(size[at]):.3g} in size (root of the mean square), and "
+        f"networks need numbers of a few units; {advice}."
     ]
 
 

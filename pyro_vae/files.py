@@ -56,7 +56,7 @@ def parse_yaml(text: str, name: str) -> Tree:
         raise DeclarationError([f"{name}:{where} no valid YAML: {problem}."]) from None
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         # The reader fails in many ways over keys that are lists, and over what only looks like a number.
-        reason = "a key or a number in it cannot be read"
+        reason = "a key, a number or a date in it cannot be read"
         if isinstance(error, RecursionError):
             reason = "it is nested too deeply"
         elif "digits" in str(error):

@@ -20,7 +20,7 @@ from pyro_vae.experiment import Experiment, check, dump, load_experiment
 from pyro_vae.planning import choose_device, choose_threads, decide_compile
 from pyro_vae.progress import counter
 from pyro_vae.records import read_json, versions, write_json, write_text
-from pyro_vae.runs import IMPORTANCE_SAMPLES, Run
+from pyro_vae.runs import IMPORTANCE_SAMPLES, Run, data_record
 from pyro_vae.specs import DeclarationError
 from pyro_vae.training import Trainer, build, log
 from pyro_vae.vae import VAE
@@ -73,9 +73,7 @@ def train(
     folder = _new_directory(out, name)
     compiled, reason = decide_compile(experiment, loaded, device)
     write_text(folder / "experiment.yaml", dump(experiment))
-    environment = _environment(name, experiment, vae, device, reason, data is not None) | {
-        "columns": None if loaded.columns is None else list(loaded.columns)
-    }
+    environment = _environment(name, experiment, vae, device, reason, data is not None) | {"data": data_record(loaded)}
     write_json(folder / "environment.json", environment)
     run = Run(folder, data)
     run.data = loaded

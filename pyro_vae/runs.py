@@ -77,14 +77,18 @@ class Run:
                 [f"{self.directory}: was trained on arrays in memory; give them: load(directory, data=Arrays(x, y))."]
             )
         data, spec = load_data(self.experiment.data, self.experiment.seed, self._arrays), self.experiment.data
-        environment = self.environment
-        shape, columns = tuple(environment["shape"]["x"]), environment.get("columns")
-        if data.shape != shape or list(data.columns or ()) != (columns or []):
-            at = f'data.path="{spec.path}"' if getattr(spec, "path", None) else f'data.name="{spec.name}"'  # type: ignore[attr-defined]
-            what = f"a datum has shape {data.shape}" if data.shape != shape else f"the columns are {data.columns}"
-            was = shape if data.shape != shape else tuple(columns or ())
+        now, then = data_record(data), self.environment.get("data", {})
+        changed = [
+            f"{what} {now[what]}, and was {then[what]}" for what in now if now[what] != then.get(what, now[what])
+        ]
+        if changed:
+            path = getattr(spec, "path", None)
+            at = f'data.path="{path}"' if path else f'data.name="{spec.name}"'
             raise DeclarationError(
-                [f"{at}: {what}; the model in {self.directory} was trained on {was}: restore the data, or train again."]
+                [
+                    f"{at}: is not what {self.directory} was trained on: {'; '.join(changed)}. Restore the data, or "
+                    "train again; new data are scored and encoded with --input."
+                ]
             )
         return data
 
@@ -262,7 +266,9 @@ class Run:
         variant = self.experiment.variant
         num_particles = num_particles or (100 if variant.missing or len(variant.layers) > 1 else 1)
         with self._seeded():
-            return latent.encode(self.vae, batch, num_particles)
+            codes = latent.encode(self.vae, batch, num_particles)
+        _check_finite([*codes.mean.values(), *codes.sd.values()])
+        return codes
 
     def sample(
         self, num: int = 64, y: Tensor | None = None, given: Tensor | None = None, seed: int | None = None
@@ -285,7 +291,9 @@ class Run:
     def reconstruct(self, batch: Batch, num_draws: int = 1, seed: int | None = None) -> latent.Draws:
         """Draws from the posterior and what they reconstruct, (S, B, ...)."""
         with self._seeded(seed):
-            return latent.draw_posterior(self.vae, batch, num_draws)
+            draws = latent.draw_posterior(self.vae, batch, num_draws)
+        _check_finite([values.movedim(0, 1) for values in (*draws.z.values(), draws.x_mean)])
+        return draws
 
     def posterior(
         self, num_draws: int = 1000, observations: Iterable[int] = range(16), split: str = "test", save: bool = True
@@ -335,6 +343,29 @@ class Run:
         with same_random_state(self.device):
             torch.manual_seed(self.experiment.seed if seed is None else seed)
             yield
+
+
+def _check_finite(values: list[Tensor]) -> None:
+    """Refuse to give out codes (B, ...) that are no numbers."""
+    finite = torch.stack([value.isfinite().flatten(1).all(1) for value in values]).all(0)
+    if not bool(finite.all()):
+        at = int((~finite).nonzero()[0])
+        raise DeclarationError(
+            [
+                f"observation {at}: q(z | x) is no number there: its values lie outside of what the model knows; look at "
+                "them."
+            ]
+        )
+
+
+def data_record(data: Data) -> dict[str, Any]:
+    """What a run keeps of its data, so that others are not taken for them."""
+    return {
+        "shape": list(data.shape),
+        "sizes": [len(getattr(data, part)) for part in PARTS],
+        "columns": None if data.columns is None else list(data.columns),
+        "names": {name: list(words) for name, words in data.names.items()},
+    }
 
 
 def why_unnormalized(experiment: Experiment) -> str:

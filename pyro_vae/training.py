@@ -292,10 +292,12 @@ class Trainer:
         sites = [name for name, bad in zip(self.flag_names, fault[1:], strict=True) if bad] or ["the loss"]
         step = self.progress.epoch * self.steps_per_epoch + fault[0]
         batch = plan.order[fault[0]].tolist()
+        first = "set data.standardize=true for data of large numbers, " if step == 0 else ""
         raise NumericsError(
             f"step {step} (epoch {self.progress.epoch + 1}, batch of training data {batch[:8]}...): not finite: "
-            f"{', '.join(sites)}. The step was not applied, and the last checkpoint is good. Lower "
-            "training.optimizer.learning_rate, set training.clip_norm, or raise the likelihood's min_scale."
+            f"{', '.join(sites)}. The step was not applied, and the last checkpoint is good. To go on, "
+            f"{first}lower training.optimizer.learning_rate, set training.clip_norm, or raise the likelihood's "
+            "min_scale."
         )
 
     def _train_metrics(self, plan: Plan) -> Metrics:

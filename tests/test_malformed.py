@@ -1,7 +1,6 @@
 """What a user can get wrong in a declaration and with a run; their data are in test_malformed_data.py.
 
 Every row is a command, with files of its own; it must exit 2 with one clear line per mistake and write nothing.
-`FINDING n` marks what does not, yet.
 """
 
 import json
@@ -107,19 +106,17 @@ DECLARATIONS = {
     "two megabytes": yaml("# " + "x" * 2_000_000, "mine.yaml: is over 1000000 bytes"),
     "too deep": yaml("seed: " + "[" * 5000, "mine.yaml: is nested deeper than 50 levels"),
     "tag of Python": yaml("seed: !!python/object/apply:os.system [touch hacked]", "mine.yaml: line 1 ... tag"),
-    "tag that fails": yaml("seed: !!bool maybe", "mine.yaml ... !!bool"),  # FINDING 2
-    "tag of nothing": yaml("seed: !!int ''", "mine.yaml ... !!int"),  # FINDING 2
-    "key is a list": yaml("? [a, [b]]\n: 1", "mine.yaml ... key"),  # FINDING 2
-    "many digits": yaml("seed: " + "9" * 5000, "mine.yaml ... digits"),  # FINDING 3
-    "underscores": yaml("seed: +_", "mine.yaml: no valid YAML"),  # FINDING 3
+    "tag that fails": yaml("seed: !!bool maybe", "mine.yaml ... !!bool"),
+    "tag of nothing": yaml("seed: !!int ''", "mine.yaml ... !!int"),
+    "key is a list": yaml("? [a, [b]]\n: 1", "mine.yaml ... key"),
+    "many digits": yaml("seed: " + "9" * 5000, "mine.yaml ... digits"),
+    "underscores": yaml("seed: +_", "mine.yaml: no valid YAML"),
     "unknown section": yaml("trainning: {}", "trainning: unknown key. Did you mean 'training'? ... has: variant"),
     "unknown key": yaml("training: {epoch: 5}", "training.epoch: unknown key. Did you mean 'epochs'?"),
-    "line break in a key": yaml('"a\\nb": 3', "a\\nb: unknown key"),  # FINDING 4
-    "line break in a path": yaml(
-        'data: {name: arrays, path: "a\\nb.npy"}', 'data.path="a\\nb.npy": there'
-    ),  # FINDING 4
+    "line break in a key": yaml('"a\\nb": 3', "a\\nb: unknown key"),
+    "line break in a path": yaml('data: {name: arrays, path: "a\\nb.npy"}', 'data.path="a\\nb.npy": there'),
     "NUL in a path": yaml('data: {name: folder, path: "a\\0b"}', 'data.path="a\\u0000b": there is no such folder'),
-    "long key": yaml("x" * 1000 + ": 3", "xxx ... unknown key"),  # FINDING 5
+    "long key": yaml("x" * 1000 + ": 3", "xxx ... unknown key"),
     "long value": yaml("seed: " + "x" * 1000, 'seed="xxx ... must be an integer'),
     "long path": yaml(f"data: {{name: arrays, path: {'x' * 300}.npy}}", "data.path= ... there is no such file. Name"),
     "text for a number": yaml("seed: many", 'seed="many": must be an integer'),
@@ -134,12 +131,12 @@ DECLARATIONS = {
     ),
     "two priors too few": yaml("variant: {latent: [{dim: 2}, {dim: 3}]}", "variant.prior: 1 for 2 layers ... give a"),
     "label called x": yaml("variant: {labels: {x: {classes: 3}}}", "variant.labels.x: ... rename the attribute"),
-    "label called training": row(  # FINDING 17
+    "label called training": row(
         {"d.npz": {"x": X, "training": np.arange(100) % 3}},
         "train vae-gaussian data=arrays data.path=d.npz labels.training.classes=3 training.epochs=1 -k 2 --out out",
         "variant.labels.training: ... rename the attribute",
     ),
-    "grey pixels": yaml(  # FINDING 1
+    "grey pixels": yaml(
         "variant: {likelihood: bernoulli}\ndata: {name: digits}",
         "variant.likelihood: 'bernoulli' needs ... set data.binarize=dynamic",
     ),
@@ -171,12 +168,12 @@ OVERRIDES = {
     "open list": say("encoder.widths=[1,2", lines=("encoder.widths: ... no valid YAML: expected ',' or ']'",)),
     "list without brackets": say("encoder.widths=1,2", lines=('variant.encoder.widths="1,2": must be a list',)),
     "number for a section": say("training=5", lines=("training=5: must be a mapping of: epochs",)),
-    "tag": say("seed=!!bool x", lines=("seed ... must be an integer",)),  # FINDING 2
+    "tag": say("seed=!!bool x", lines=("seed ... must be an integer",)),
     "many digits": say("seed=" + "9" * 5000, lines=("seed= ... must be an integer",)),
-    "long key": say("x" * 1000 + "=3", lines=("xxx ... unknown key",)),  # FINDING 5
-    "line break": say("a\nb=3", lines=("a\\nb: unknown key",)),  # FINDING 4
+    "long key": say("x" * 1000 + "=3", lines=("xxx ... unknown key",)),
+    "line break": say("a\nb=3", lines=("a\\nb: unknown key",)),
     "two mistakes": say("foo", "=3", lines=("'foo': must be", "'=3': must be")),
-    "mistakes of both kinds": say("foo", "seed=x", lines=("'foo': must be", "seed=")),  # FINDING 25
+    "mistakes of both kinds": say("foo", "seed=x", lines=("'foo': must be", "seed=")),
     "too large a batch": say("training.batch_size=5000", lines=("training.batch_size=5000: ... take at most that",)),
     "nothing to train on": say(
         "data.validation=1437", lines=("data.validation=1437: ... none to train on. Give more",)
@@ -184,25 +181,23 @@ OVERRIDES = {
     "stop without validation": say(
         "training.early_stopping={}", "data.validation=0", lines=("training.early_stopping: ... set data.validation",)
     ),
-    "warm-up too long": say(  # FINDING 1
+    "warm-up too long": say(
         "objective.warmup_epochs=500", lines=("objective.warmup_epochs=500: ... shorten it or train longer",)
     ),
-    "no labels to keep": say("data.labels_kept=9", lines=("data.labels_kept=9: ... remove it, or",)),  # FINDING 1
+    "no labels to keep": say("data.labels_kept=9", lines=("data.labels_kept=9: ... remove it, or",)),
     "no such GPU": say("training.device=cuda:99", lines=("training.device='cuda:99': ... use auto or cpu",)),
-    "no such GPU at all": say("training.device=cuda:" + "9" * 11, lines=("training.device= ... auto",)),  # FINDING 15
+    "no such GPU at all": say("training.device=cuda:" + "9" * 11, lines=("training.device= ... auto",)),
     "no such device": say("training.device=gpu", lines=('training.device="gpu": must be auto, cpu, cuda',)),
-    "terabytes of weights": say(  # FINDING 16
-        "encoder.widths=[100000,1000000000]", lines=("memory ... encoder.widths",)
-    ),
-    "terabytes of data": say(  # FINDING 16
+    "terabytes of weights": say("encoder.widths=[100000,1000000000]", lines=("memory ... encoder.widths",)),
+    "terabytes of data": say(
         "data={name: linear_gaussian, binarize: none, dim: 1000000000, latent_dim: 1000000000}",
         "likelihood=normal",
         lines=("data ... memory",),
     ),
-    "path of another set": say("data.path=my.npy", lines=("data.path: unknown key ... data=arrays",)),  # FINDING 26
+    "path of another set": say("data.path=my.npy", lines=("data.path: unknown key ... data=arrays",)),
     "arrays without a path": say("data=arrays", lines=("data.path=null: must be a .npy, .npz, .csv or .tsv file",)),
     "folder without a path": say("data=folder", lines=("data.path=null: must be a folder of images",)),
-    "validated without a path": row(  # FINDING 27
+    "validated without a path": row(
         {}, "validate vae-gaussian data=arrays", "data.path=null: must be a .npy, .npz, .csv or .tsv file"
     ),
 }
@@ -308,8 +303,8 @@ RUNS = {
     "a file": on({"f": "x"}, "encode f", f"f: {NO_RUN}"),
     "resume what is none": on({}, "train --resume none", f"none: {NO_RUN}"),
     "start from what is none": on({}, "train --from none", f"none: {NO_RUN}"),
-    "a long name": on({}, "evaluate " + "x" * 300, f"xxx ... {NO_RUN}"),  # FINDING 28
-    "a line break": on({}, "evaluate 'a\nb'", f"a\\nb: {NO_RUN}"),  # FINDING 4
+    "a long name": on({}, "evaluate " + "x" * 300, f"xxx ... {NO_RUN}"),
+    "a line break": on({}, "evaluate 'a\nb'", f"a\\nb: {NO_RUN}"),
     "resume with other words": on({}, "train --resume run seed=3", "--resume run: continues as declared; drop"),
     "start from another variant": on(
         {}, "train --from run latent.dim=3 --out new", "run: its parameters do not fit ... keep latent"
@@ -326,17 +321,15 @@ RUNS = {
     "start from a flipped bit": on(
         flipped("model.safetensors"), "train --from run --out new", *DAMAGED, "run: holds no whole checkpoint"
     ),
-    "resume from a flipped bit": on(  # FINDING 22
+    "resume from a flipped bit": on(
         flipped("model.safetensors"), "train --resume run", *DAMAGED, "run: holds no whole checkpoint"
     ),
     "declaration that is no YAML": on({"run/experiment.yaml": "seed: ["}, "score run", "run/experiment.yaml: line 1"),
-    "declaration of nothing": on(
-        {"run/experiment.yaml": ""}, "sample run", "run: ... run/experiment.yaml"
-    ),  # FINDING 20
-    "declaration of another model": on(  # FINDING 20
+    "declaration of nothing": on({"run/experiment.yaml": ""}, "sample run", "run: ... run/experiment.yaml"),
+    "declaration of another model": on(
         edited("run/experiment.yaml", "dim: 2", "dim: 3"), "sample run", "run: ... experiment.yaml"
     ),
-    "resume another model": on(  # FINDING 20
+    "resume another model": on(
         edited("run/experiment.yaml", "dim: 2", "dim: 3"), "train --resume run", "run: ... experiment.yaml"
     ),
     "declaration of no digits": on(
@@ -348,35 +341,33 @@ RUNS = {
     "environment that is no JSON": on(
         {"run/environment.json": b"\xff"}, "sample run", "run/environment.json: ... it is no JSON; restore it, or"
     ),
-    "environment of nothing": on({"run/environment.json": "{}"}, "sample run", "run/environment.json"),  # FINDING 18
-    "start from an environment of nothing": on(  # FINDING 18
+    "environment of nothing": on({"run/environment.json": "{}"}, "sample run", "run/environment.json"),
+    "start from an environment of nothing": on(
         {"run/environment.json": "{}"}, "train --from run --out new", "run/environment.json"
     ),
-    "environment of another shape": on(  # FINDING 18
+    "environment of another shape": on(
         environment(shape={"x": [1, 9, 9], "given": 0, "masked": False}), "sample run", "run/environment.json"
     ),
-    "environment without end": on(  # FINDING 18
+    "environment without end": on(
         {"run/environment.json": "[" * 100_000}, "sample run", "run/environment.json: cannot be read"
     ),
-    "metrics that are no text": on(  # FINDING 19
-        {"run/metrics.jsonl": b"\xff\n"}, "train --resume run", "run/metrics.jsonl"
-    ),
-    "metrics of another kind": on(
-        {"run/metrics.jsonl": "5\n"}, "train --resume run", "run/metrics.jsonl"
-    ),  # FINDING 19
-    "metrics damaged before the end": on(  # FINDING 19
+    "metrics that are no text": on({"run/metrics.jsonl": b"\xff\n"}, "train --resume run", "run/metrics.jsonl"),
+    "metrics of another kind": on({"run/metrics.jsonl": "5\n"}, "train --resume run", "run/metrics.jsonl"),
+    "metrics damaged before the end": on(
         lambda folder: (folder / "run/metrics.jsonl").write_text("x" + (folder / "run/metrics.jsonl").read_text()),
         "train --resume run -k 2",
         "run/metrics.jsonl: line 1",
     ),
-    "metrics are a folder": on(  # FINDING 28
+    "metrics are a folder": on(
         lambda folder: [without("run/metrics.jsonl")(folder), (folder / "run/metrics.jsonl").mkdir()],
         "train --resume run",
         "run/metrics.jsonl: ... restore it",
     ),
     "data that are gone": on(without("t.csv"), "sample own", 'data.path="t.csv": there is no such file'),
-    "data that became wider": on({"t.csv": WIDER}, "evaluate own -k 2", "data.path= ... trained on"),  # FINDING 21
-    "data of other columns": on({"t.csv": COLUMNS}, "evaluate own -k 2", "data.path= ... trained on"),  # FINDING 21
+    "data that became wider": on({"t.csv": WIDER}, "evaluate own -k 2", "data.path= ... trained on"),
+    "data of other columns": on({"t.csv": COLUMNS}, "evaluate own -k 2", "data.path= ... trained on"),
+    "data of other classes": on({"t.csv": TABLE.replace("z", "q")}, "evaluate own -k 2", "data.path= ... trained on"),
+    "data of more rows": on({"t.csv": TABLE + "1,2,0,x\n"}, "evaluate own -k 2", "data.path= ... trained on"),
     "data of fewer": on({"t.csv": TABLE[:20]}, "encode own", "data.validation=0: ... none to train on. Give more"),
     "no such split": on({}, "evaluate run --split tset", "split='tset': must be one of train, validation, test"),
     "split without data": on({}, "encode run --split validation", "split='validation': holds no data; set data."),
@@ -385,11 +376,11 @@ RUNS = {
     "no such class": on({}, "sample own --label kind=q", "--label kind=q: must be a class from 0 to 2, or one of x"),
     "label twice": on({}, "sample own --label kind=x --label kind=y", "--label kind=y: kind is given twice"),
     "label of nothing": on({}, "sample run --label digit=3", "--label digit=3: the label sites are: none"),
-    "label over two lines": on({}, "sample own --label 'a\nb=3'", "--label a\\nb=3: the label"),  # FINDING 4
+    "label over two lines": on({}, "sample own --label 'a\nb=3'", "--label a\\nb=3: the label"),
     "out into no folder": on({}, "encode run --out none/x.npz", "--out none/x.npz: none is no ... choose another"),
     "out below a file": on({}, "sample run --out t.csv/x", "--out t.csv/x: t.csv is no directory ... choose another"),
     "out is a folder": on({}, "reconstruct run --out own", "--out own: is a directory; name a file, like own/"),
-    "out of a long name": on({}, "sample run --out " + "x" * 300, "--out xxx ... choose another"),  # FINDING 28
+    "out of a long name": on({}, "sample run --out " + "x" * 300, "--out xxx ... choose another"),
     "train into a file": on({}, "train digits --out t.csv", "t.csv: cannot be made (Not a directory); choose another"),
     "train below a file": on({}, "train digits --out t.csv/x", "t.csv/x: cannot be made ... choose another --out"),
     "train into a run": on({}, "train digits --out run", "run: is there already ... choose another --out, or --resume"),
@@ -416,13 +407,16 @@ RUNS = {
     "input of a new class": given("i.csv", "a,b,g,kind\n1,2,0,q\n", "@y.kind: holds q ... Must be: x, y", run="own"),
     "input without its label": given("i.csv", "a,b,g\n1,2,0\n", "@labels.kind is observed always ... add", run="own"),
     "input without data": given("i.csv", "a,b,g,kind\n", "@holds a line of names and no data. Give", run="own"),
-    "input beyond float32": given("i.csv", "a,b,g,kind\n1,1e300,0,x\n", "@ ... 1e+300", run="own"),  # FINDING 14
+    "input beyond float32": given("i.csv", "a,b,g,kind\n1,1e300,0,x\n", "@ ... 1e+300", run="own"),
     "input of an image for a table": given(
         "d.npz", {"x": IMAGES}, "@x: a datum has shape (1, 8, 8); must be (2,)", "@given: is missing", run="own"
     ),
-    "input to score": given(
-        "i.csv", "a,b,g,kind\n1,1e6,0,x\n", "observation 0: ... look at them", run="own", command="score"
-    ),
+    **{
+        f"input to {command}": given(
+            "i.csv", "a,b,g,kind\n1,1e6,0,x\n", "observation 0: ... look at them", run="own", command=command
+        )
+        for command in ("score", "encode", "reconstruct")
+    },
 }
 
 
@@ -445,7 +439,7 @@ USAGE = {
     "sample x -n 0": "Invalid value for '--num' / '-n'",
     "sample x --seed x": "Invalid value for '--seed'",
     "evaluate x --samples 0": "Invalid value for '--samples'",
-    "evaluate x --samples 1000000000000": "Invalid value for '--samples'",  # FINDING 23
+    "evaluate x --samples 1000000000000": "Invalid value for '--samples'",
 }
 
 

@@ -77,7 +77,7 @@ LABELS = np.arange(100) % 10
 ARRAYS = {
     "NaN": own(put(np.nan), "@x: NaN or infinite in 1 of 400 entries, first at [3, 1]. Remove them, or give a mask"),
     "infinite": own(put(np.inf), "@x: NaN or infinite in 1 of 400 entries ... Remove them"),
-    "beyond float32": own(put(1e300), "@x ... 1e+300"),  # FINDING 14
+    "beyond float32": own(put(1e300), "@x ... 1e+300"),
     "one dimension": own(X[:, 0], "@x: shape (100,); must be (N, D)"),
     "five dimensions": own(X[None, None, None], "@x: shape (1, 1, 1, 100, 4); must be (N, D)"),
     "no data": own(X[:0], "@x: shape (0, 4); must be"),
@@ -91,28 +91,26 @@ ARRAYS = {
     "cut short": own(saved(X)[:-100], READABLE),
     "cut in its header": own(saved(X)[:50], READABLE),
     "terabytes": own(npy(header(shape=(10**6, 10**6))), READABLE),
-    "header of code": own(npy("__import__('os').system('touch hacked')"), READABLE),  # FINDING 8
-    "header too long": own(npy(header().strip() + " " * 20_000 + "\n"), READABLE),  # FINDING 8
-    "header left open": own(npy(header()[:-2]), READABLE),  # FINDING 6
-    "header of another kind": own(npy("{[]: 1}"), READABLE),  # FINDING 6
-    "header of no type": own(npy(header(descr=())), READABLE),  # FINDING 6
-    "negative shape": own(npy(header(shape=(-5, 3))), READABLE),  # FINDING 6
-    "shape of many digits": own(npy(header(shape=(10**20, 3))), READABLE),  # FINDING 6
+    "header of code": own(npy("__import__('os').system('touch hacked')"), READABLE),
+    "header too long": own(npy(header().strip() + " " * 20_000 + "\n"), READABLE),
+    "header left open": own(npy(header()[:-2]), READABLE),
+    "header of another kind": own(npy("{[]: 1}"), READABLE),
+    "header of no type": own(npy(header(descr=())), READABLE),
+    "negative shape": own(npy(header(shape=(-5, 3))), READABLE),
+    "shape of many digits": own(npy(header(shape=(10**20, 3))), READABLE),
     "npz cut short": own(bytes(zipped({"x.npy": saved(X)})[:200]), "@is no readable .npz file", name="d.npz"),
     "npz with a flipped bit": own(flipped(zipped({"x.npy": saved(X)}), 700), "@ ... CRC", name="d.npz"),
-    "npz packed otherwise": own(  # FINDING 7
+    "npz packed otherwise": own(
         flipped(zipped({"x.npy": saved(X)}, zipfile.ZIP_LZMA), 120), "@is no readable .npz file", name="d.npz"
     ),
-    "npz with a damaged name": own(  # FINDING 5
+    "npz with a damaged name": own(
         flipped(zipped({"x.npy": saved(X)}), 26), "@is no readable .npz file ... Write it again", name="d.npz"
     ),
     "bomb": own(bomb(), "@12884901840 bytes unpacked; must be at most 8589934592. Save x with", name="d.npz"),
     "zip that is no npz": own(bytes(zipped({"readme.txt": b"hi"})), "@which array is x? It holds", name="d.npz"),
-    "npz of objects": own(
-        {"x": X, "y": np.array(["a", 1] * 50, object)}, "@ ... Python objects are not read"
-    ),  # FINDING 8
+    "npz of objects": own({"x": X, "y": np.array(["a", 1] * 50, object)}, "@ ... Python objects are not read"),
     "two candidates": own({"a": X, "b": X}, "@which array is x? It holds a (100, 4), b (100, 4). Call the one"),
-    "a hundred candidates": own({f"a{i}": X for i in range(100)}, "@which array is x?"),  # FINDING 5
+    "a hundred candidates": own({f"a{i}": X for i in range(100)}, "@which array is x?"),
     "a folder": row(
         {"d.npy": None}, "validate digits data=arrays data.path=d.npy", 'data.path="d.npy": is a folder. Name a file'
     ),
@@ -139,10 +137,10 @@ ARRAYS = {
     "another shape": own(X, "data.shape=[3, 3]: takes rows of 9 ... leave it out", also="data.shape=[3,3]"),
     "labels too few": own({"x": X, "y": np.arange(7)}, "@y.label: ... must be integers of shape (100,)"),
     "labels of floats": own({"x": X, "y": X[:, 0]}, "@y.label: float64 ... must be integers of shape (100,)"),
-    "labels of text": own({"x": X, "y": np.array(["a", "b"] * 50)}, "@y.label: ... must be integers"),  # FINDING 9
+    "labels of text": own({"x": X, "y": np.array(["a", "b"] * 50)}, "@y.label: ... must be integers"),
     "labels below -1": own({"x": X, "y": LABELS - 2}, "@y.label: holds -2; must be 0, 1, ..., or -1"),
     "labels all missing": own({"x": X, "y": LABELS * 0 - 1}, "@y.label: every label is -1. Leave it out"),
-    "labels beyond int64": own({"x": X, "y": np.full(100, 2**63, np.uint64)}, "@y.label: holds 9223"),  # FINDING 10
+    "labels beyond int64": own({"x": X, "y": np.full(100, 2**63, np.uint64)}, "@y.label: holds 9223"),
     "label site of no attribute": own(
         {"x": X, "y": LABELS},
         "variant.labels.lable: ... Did you mean 'label'? It has: label",
@@ -151,7 +149,7 @@ ARRAYS = {
     "fewer classes": own(
         {"x": X, "y": LABELS}, "variant.labels.label.classes=3: ... set it to 10", also="labels.label.classes=3"
     ),
-    "more classes than there may be": own(  # FINDING 11
+    "more classes than there may be": own(
         {"x": X, "y": LABELS * 10**6}, "variant.labels.label ... at most 1000", also="labels.label.classes=9"
     ),
     "labels that are identifiers": own({"x": X, "y": LABELS * 10**12}, "@y.label: ... Number them 0, 1"),
@@ -165,7 +163,7 @@ ARRAYS = {
     ),
     "mask of another shape": own({"x": X, "mask": X[:, :3] > 0}, "@mask: bool of shape (100, 3); must be bool of the"),
     "mask of numbers": own({"x": X, "mask": np.ones((100, 4), int)}, "@mask: int64 ... must be bool"),
-    "mask that hides everything": own({"x": X, "mask": np.zeros((100, 4), bool)}, "@mask: ... True"),  # FINDING 12
+    "mask that hides everything": own({"x": X, "mask": np.zeros((100, 4), bool)}, "@mask: ... True"),
     "covariates with gaps": own({"x": X, "given": put(np.nan)}, "@given: NaN ... covariates cannot be missing"),
     "covariates too few": own({"x": X, "given": X[:5]}, "@given: shape (5, 4); must be (100, G)"),
     "test set of another shape": own({"x": X, "x_test": X[:, :3]}, "@test.x: one has shape (3,); in x it is (4,)"),
@@ -180,7 +178,17 @@ ARRAYS = {
     ),
     "two data": own(X[:2], "data.validation=0.1: of 2 data ... leaves none to train on. Give more data"),
     "less than a batch": own(X[:40], "training.batch_size=64: there are 32 training data; take at most"),
-    "never standardised": row(  # FINDING 13
+    "never standardised, hundreds": row(
+        {"d.npy": X * 200},
+        "train vae-sigma data=arrays data.path=d.npy training.epochs=1 -k 2 --quiet --out out",
+        "data.standardize=false: ... set data.standardize=true",
+    ),
+    "levels as floats": row(
+        {"d.npy": GREY.astype(float)},
+        "train vae-sigma data=arrays data.path=d.npy training.epochs=1 -k 2 --quiet --out out",
+        "data ... uint8",
+    ),
+    "never standardised": row(
         {"d.npy": X * 1e4},
         "train vae-sigma data=arrays data.path=d.npy training.epochs=1 -k 2 --quiet --out out",
         "data ... set data.standardize=true",
@@ -244,7 +252,7 @@ TABLES = {
     "fewer classes": table(
         TABLE, "variant.labels.kind.classes=2: ... set it to 3", also=f"{KIND} labels.kind.classes=2"
     ),
-    "never standardised": row(  # FINDING 13
+    "never standardised": row(
         {"t.csv": "age,income\n" + "".join(f"{20 + i % 50},{20000 + i * 791 % 60000}\n" for i in range(100))},
         "train vae-sigma data=arrays data.path=t.csv training.epochs=1 -k 2 --quiet --out out",
         "data ... set data.standardize=true",
