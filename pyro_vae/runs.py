@@ -352,8 +352,8 @@ def _check_finite(values: list[Tensor]) -> None:
         at = int((~finite).nonzero()[0])
         raise DeclarationError(
             [
-                f"observation {at}: q(z | x) is no number there: its values lie outside of what the model knows; look at "
-                "them."
+                f"observation {at}: q(z | x) is no number there: its values lie outside of what the model knows; "
+                "look at them."
             ]
         )
 
