@@ -85,7 +85,7 @@ class Keras:
 
 def speed(rounds: int, keras_python: str) -> dict[str, object]:
     """Seconds per epoch of both sides, in turn."""
-    experiment = pv.load_experiment("conv-2d", ["data.validation=0", "schedule.kind=constant"])
+    experiment = pv.load_experiment("conv-2d", ["data.validation=0", "training.schedule.kind=constant"])
     data = load(experiment.data)
     with tempfile.TemporaryDirectory() as folder:
         keras = Keras(keras_python, experiment, data, Path(folder))
