@@ -187,8 +187,11 @@ def _label_misfits(experiment: Experiment, data: Declared | Data) -> list[str]:
             continue
         if name not in known:
             has = f"It has: {', '.join(known)}" if known else "It has no labels; remove the label site"
+            columns = getattr(data, "columns", None) or ()
+            table = f", or name its column: data.labels=[{name}]" if name in columns else ""
             found.append(
-                f"variant.labels.{name}: {data.name!r} has no attribute of that name.{did_you_mean(name, known)} {has}."
+                f"variant.labels.{name}: {data.name!r} has no attribute of that name.{did_you_mean(name, known)} "
+                f"{has}{table}."
             )
         elif known[name] > MAX_CELLS:
             found.append(
@@ -264,7 +267,7 @@ def _too_large(data: Data) -> list[str]:
     column = repr(data.columns[at]) if data.columns else f"column {at}" if x.dim() == 2 else f"channel {at}"
     advice = "set data.standardize=true (outputs stay in the units of the data), or rescale x"
     if not data.columns and x.min() >= 0 and x.max() <= 255 and bool((x == x.round()).all()):
-        advice = f"if they are grey levels, save x as uint8 (x.astype(numpy.uint8)); otherwise {advice}"
+        advice = f"if they are grey levels, save x as uint8, x.astype('uint8'); otherwise {advice}"
     return [
         f"data.standardize=false: {column} of x is {float(size[at]):.3g} in size (root of the mean square), and "
         f"networks need numbers of a few units; {advice}."

@@ -267,7 +267,9 @@ class Run:
         num_particles = num_particles or (100 if variant.missing or len(variant.layers) > 1 else 1)
         with self._seeded():
             codes = latent.encode(self.vae, batch, num_particles)
-        _check_finite([*codes.mean.values(), *codes.sd.values()])
+        # Far outside of the data an exponential goes to 0 or infinity, and q(z | x) is no density any more.
+        spread = [sd.log() for sd in codes.sd.values()] if variant.guide.density else []
+        _check_finite([*codes.mean.values(), *codes.sd.values(), *spread])
         return codes
 
     def sample(
@@ -292,7 +294,7 @@ class Run:
         """Draws from the posterior and what they reconstruct, (S, B, ...)."""
         with self._seeded(seed):
             draws = latent.draw_posterior(self.vae, batch, num_draws)
-        _check_finite([values.movedim(0, 1) for values in (*draws.z.values(), draws.x_mean)])
+        _check_finite([values.movedim(0, 1) for values in (*draws.z.values(), draws.x_mean, draws.log_q)])
         return draws
 
     def posterior(

@@ -67,12 +67,12 @@ def read_arrays(path: Path, field: str) -> Arrays:
         DeclarationError: it is no such file, or cannot be read.
     """
     existing(path, field)
-    if path.suffix not in (".npy", ".npz"):
+    if path.suffix.lower() not in (".npy", ".npz"):
         raise DeclarationError(
             [f"{field}: must end in .npy or .npz, or .csv or .tsv where it is a table. {_how(path)}"]
         )
     try:
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             return Arrays(np.lib.format.open_memmap(path, mode="r"))
         return _named(_read_npz(path, field), field)
     except DeclarationError:
