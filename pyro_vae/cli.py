@@ -257,6 +257,10 @@ def score(
     names = ("log_likelihood", "standard_error", "khat", "elbo")
     arrays = {name: getattr(scores, name) for name in names}
     cli_io.save_arrays(path, extra | arrays, as_json)
+    if not as_json:
+        mean, error = scores.log_likelihood.mean(), scores.log_likelihood.std() / batch.size**0.5
+        spread = f" ± {error:.3f}" if batch.size > 1 else ""
+        print(f"log p({run.experiment.variant.density}): {mean:.3f}{spread} nats per datum, {batch.size} data")
 
 
 @app.command()

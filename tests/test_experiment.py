@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_explained(overrides, message):
     [
         [GREY, "likelihood={kind: bernoulli, grey: true}"],
         [GREY, "likelihood=continuous_bernoulli"],
-        ["likelihood=normal"],
+        [GREY, "likelihood=normal"],
         ["encoder=conv", "decoder=conv"],
         ["data=linear_gaussian", GREY, "likelihood=normal"],
         ["objective.warmup_epochs=200", "training.schedule.warmup_epochs=200"],
@@ -247,3 +247,10 @@ def test_beta_rises_linearly_to_its_value():
     objective = pv.ELBO(beta=4, warmup_epochs=8)
     assert [objective.weights(epoch)["beta"] for epoch in (0, 2, 8, 50)] == [0, 1, 4, 4]
     assert pv.ELBO(beta=3).weights(0) == {"beta": 3}
+
+
+def test_pixels_are_not_binarised_behind_a_density_of_grey_values():
+    """A named variant that binarises, and a likelihood of grey values put in: the pictures would be lost."""
+    with pytest.raises(DeclarationError, match=r"data.binarize=dynamic: .* set data.binarize=none, or use 'bernoulli'"):
+        load_experiment("conv-digits", ["likelihood=normal"])
+    load_experiment("conv-digits", ["likelihood=normal", "data.binarize=none"])

@@ -57,6 +57,7 @@ def colour_photographs(folder, shared_data):
         )
         picture.save(folder / f"{i}.{('jpg', 'png', 'webp')[i % 3]}")
     words = ["conv-digits", "data=folder", f"data.path={folder}", "data.size=[24, 32]", "likelihood=normal"]
+    words += ["data.binarize=none"]
     return [*words, "training.batch_size=16"], (3, 24, 32)
 
 

@@ -388,7 +388,7 @@ RUNS = {
     "input that is missing": on({}, "encode run --input none.npy", "--input none.npy: there is no such file. Name"),
     "input of another suffix": given("d.txt", "1", "@must end in .npy or .npz, or .csv or .tsv"),
     "input of another shape": given("d.npy", IMAGES[:, :5], "@x: a datum has shape (1, 5, 8); must be (1, 8, 8)"),
-    "input of one image": given("d.npy", IMAGES[0], "@x: a datum has shape (8,); ... Reshape x to (N, ...)"),
+    "input of one image": given("d.npy", IMAGES[0], "@x: a datum has shape (8,); ... give x the shape (N, ...)"),
     "input of other levels": given("d.npy", IMAGES + 99, "@x: holds uint8 values from 99 ... integers from 0 to 16"),
     "input beyond white": given("d.npy", IMAGES - 0.5, "@x: holds float64 values from -0.5 ... Rescale it"),
     "input of zeros and ones": given("d.npy", np.eye(8, dtype=int)[None], "@x: ... Save it as bool if 1 is white"),

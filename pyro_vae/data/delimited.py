@@ -96,14 +96,14 @@ def parse(table: Table, columns: Sequence[str], text: Collection[str]) -> tuple[
     return (_parsed(table, columns, text, ",") if comma else frame), comma
 
 
-def listed(names: Iterable[object]) -> str:
+def listed(names: Iterable[object], most: int = SHOWN) -> str:
     """The first few, and how many more.
 
     >>> listed(range(12))
     '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more'
     """
     words = [shown(str(name)) for name in names]
-    return ", ".join(words[:SHOWN]) + (f" and {len(words) - SHOWN} more" if len(words) > SHOWN else "")
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
 def shown(word: str) -> str:

@@ -122,7 +122,7 @@ def _compare(part: Arrays, like: Data, at: str, problems: list[str]) -> None:
     if shape != like.shape:
         problems.append(
             f"{at}x: a datum has shape {shape}; must be {like.shape}, as in the {like.name!r} data that the model "
-            "was trained on. Reshape x to (N, ...), also where N is 1."
+            "was trained on. Resize images, and give x the shape (N, ...), also where N is 1."
         )
     width, num_given = (0 if given is None else given.shape[1] for given in (part.given, like.train.given))
     if part.given is None and num_given:

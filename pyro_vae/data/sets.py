@@ -133,12 +133,13 @@ class ArraysData(DataSpec):
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
         problems, roles = [], dict[str, str]()
+        advice = ": in a .npz every array of N integers is an attribute already, and labels.NAME.classes=C models it"
         for role in ("labels", "given", "ignore"):
             names = getattr(self, role)
             if names and not (self.path and is_table(Path(self.path))):
                 problems.append(
                     f"{role}={_json(names)}: is for tables, and path={_json(self.path)} is none. Name a .csv or .tsv "
-                    f"file, or leave {role} out."
+                    f"file, or leave {role} out{advice if role == 'labels' else ''}."
                 )
             for name in names:
                 if name in roles:

@@ -15,6 +15,8 @@ from pyro_vae.specs import DeclarationError, did_you_mean
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
+MOST_COLUMNS = 30
+"""Names of columns that a message lists when one is looked for."""
 
 
 def read_table(
@@ -49,7 +51,7 @@ def read_table(
                 hint = did_you_mean(name, table.names)
                 problems.append(
                     f"data.{role}={json.dumps(list(names), ensure_ascii=False)}: {field} has no column {shown(name)!r}."
-                    f"{hint} It has: {listed(table.names)}."
+                    f"{hint} It has: {listed(table.names, MOST_COLUMNS)}."
                 )
     columns = [name for name in table.names if name not in {*labels, *given, *ignore}]
     if not columns:
@@ -90,7 +92,7 @@ def read_table_like(path: Path, field: str, like: Data) -> Arrays:
         if absent := [name for name in names if name not in table.names]:
             problems.append(
                 f"{field}: {what}: lacks {len(absent)} of the {len(names)} columns that the model was trained on: "
-                f"{listed(absent)}.{did_you_mean(absent[0], table.names)} It has: {listed(table.names)}."
+                f"{listed(absent)}.{did_you_mean(absent[0], table.names)} It has: {listed(table.names, MOST_COLUMNS)}."
             )
     if not columns:
         problems.append(f"{field}: x: no column is left for it. The file has: {listed(table.names)}.")
