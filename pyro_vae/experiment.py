@@ -172,8 +172,8 @@ def misfits(experiment: Experiment, data: Declared | Data) -> list[str]:
     binarize, word = experiment.data.binarize, _word(variant.likelihood)
     if not refusal and binarize != "none" and not variant.likelihood.discrete:
         found.append(
-            f"data.binarize={binarize}: makes every pixel 0 or 1, and variant.likelihood {word!r} is a density on grey or "
-            "real values; set data.binarize=none, or use 'bernoulli'."
+            f"data.binarize={binarize}: makes every pixel 0 or 1, and variant.likelihood {word!r} is a density on "
+            "grey or real values; set data.binarize=none, or use 'bernoulli'."
         )
     for field in ("encoder", "decoder"):
         network = getattr(variant, field)
