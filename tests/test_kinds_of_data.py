@@ -85,7 +85,8 @@ def test_every_command(kind, tmp_path, shared_data):
     assert pyro_vae("sample", run, "-n", 6)["arrays"]["mean"] == [6, *shape]
     assert pyro_vae("reconstruct", run, "-n", 4)["arrays"]["mean"] == [4, *shape]
     for name in ("samples.png", "reconstructions.png"):
-        assert Image.open(run / name).size[0] > 50
+        with Image.open(run / name) as picture:
+            assert picture.size[0] > 50
     again = pyro_vae("train", "--resume", run, "--samples", 20)
     assert again["log_likelihood"] == card["log_likelihood"]
 
