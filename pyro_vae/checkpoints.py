@@ -25,7 +25,9 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
+
+from pyro_vae.specs import DeclarationError
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
@@ -108,6 +110,21 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
             except SafetensorError as error:
                 raise CheckpointError(Path(folder) / name, f"is no safetensors file ({error}).") from None
     return tensors, json.loads(contents[STATE])
+
+
+def restore(module: nn.Module, tensors: dict[str, Tensor], directory: Path) -> None:
+    """Give a module the tensors of a checkpoint of the run in `directory`.
+
+    Raises:
+        DeclarationError: the names or shapes of its parameters are others.
+    """
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError:
+        files = f"{directory / 'experiment.yaml'} and {directory / 'environment.json'}"
+        raise DeclarationError(
+            [f"{directory}: its parameters do not fit {files}; one of these was changed: restore it, or train again."]
+        ) from None
 
 
 def verify(folder: Path) -> None:

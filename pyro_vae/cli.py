@@ -138,16 +138,17 @@ def validate(
     quiet: Quiet = False,
 ) -> None:
     """Check a file, and your own data that it names; says everything that is wrong at once."""
-    from pyro_vae.data import load
+    from pyro_vae.data import OwnData, load
     from pyro_vae.experiment import check, load_experiment
+    from pyro_vae.runs import PARTS
 
     experiment = load_experiment(file, overrides or [])
     found: dict[str, Any] = {"file": file, "valid": True}
     text = f"{file}: valid"
-    if hasattr(experiment.data, "path"):  # a user's own files, not what would be downloaded
+    if isinstance(experiment.data, OwnData):  # not what would be downloaded
         data = load(experiment.data, experiment.seed)
         check(experiment, data)
-        sizes = {part: len(getattr(data, part)) for part in ("train", "validation", "test")}
+        sizes = {part: len(getattr(data, part)) for part in PARTS}
         found["data"] = {**sizes, "shape": list(data.shape)}
         counts = ", ".join(f"{number} {part}" for part, number in sizes.items())
         text += f"; data of shape {tuple(data.shape)}: {counts}"
@@ -249,6 +250,7 @@ def score(
     quiet: Quiet = False,
 ) -> None:
     """Log p(x) per datum in nats, with standard error and k-hat, as .npz."""
+    from pyro_vae.diagnostics.importance import mean_and_standard_error
     from pyro_vae.progress import counter
 
     run, path = _load(directory), cli_io.target(out, directory / "scores.npz")
@@ -258,7 +260,7 @@ def score(
     arrays = {name: getattr(scores, name) for name in names}
     cli_io.save_arrays(path, extra | arrays, as_json)
     if not as_json:
-        mean, error = scores.log_likelihood.mean(), scores.log_likelihood.std() / batch.size**0.5
+        mean, error = mean_and_standard_error(scores.log_likelihood)
         spread = f" ± {error:.3f}" if batch.size > 1 else ""
         print(f"log p({run.experiment.variant.density}): {mean:.3f}{spread} nats per datum, {batch.size} data")
 

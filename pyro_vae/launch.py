@@ -94,14 +94,13 @@ def resume(
     """
     run = Run(directory, data)
     check(run.experiment, run.data)
-    run.metrics  # noqa: B018 - says what is wrong with the file
     root = run.directory / "checkpoints"
     checkpoints.sweep(root)
     newest = checkpoints.latest(root)
     if newest is None:
         found = "holds no whole checkpoint" if checkpoints.steps(root) else "was stopped before its first checkpoint"
         raise DeclarationError([f"{directory}: {found}; train it anew."])
-    vae = run.vae.train()
+    vae = build(run.experiment, run.data, choose_device(run.experiment.training.device))
     compiled = read_json(newest / "state.json")["compiled"]
     trainer = Trainer(run.experiment, run.data, vae, run.directory, compiled, quiet)
     trainer.load(newest)

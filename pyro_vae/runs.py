@@ -82,12 +82,10 @@ class Run:
             f"{what} {now[what]}, and was {then[what]}" for what in now if now[what] != then.get(what, now[what])
         ]
         if changed:
-            path = getattr(spec, "path", None)
-            at = f'data.path="{path}"' if path else f'data.name="{spec.name}"'
             raise DeclarationError(
                 [
-                    f"{at}: is not what {self.directory} was trained on: {'; '.join(changed)}. Restore the data, or "
-                    "train again; new data are scored and encoded with --input."
+                    f"{spec.where()}: is not what {self.directory} was trained on: {'; '.join(changed)}. Restore the "
+                    "data, or train again; new data are scored and encoded with --input."
                 ]
             )
         return data
@@ -107,16 +105,7 @@ class Run:
         wish = self.experiment.training.device
         device = choose_device(wish if torch.cuda.is_available() else "cpu")  # trained on a GPU, read anywhere
         vae = vae.to(device=device, dtype=DTYPES[self.experiment.training.precision])
-        try:
-            vae.load_state_dict(tensors["model"])
-        except RuntimeError:
-            files = f"{self.directory / 'experiment.yaml'} and {self.directory / 'environment.json'}"
-            raise DeclarationError(
-                [
-                    f"{self.directory}: its parameters do not fit {files}; one of these was changed: restore it, or "
-                    "train again."
-                ]
-            ) from None
+        checkpoints.restore(vae, tensors["model"], self.directory)
         return vae.eval()
 
     @property

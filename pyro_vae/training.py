@@ -371,9 +371,8 @@ class Trainer:
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint."""
         tensors, state = checkpoints.load(folder)
-        self.objective.load_state_dict(
-            {f"vae.{k}": v for k, v in tensors["model"].items()} | tensors.get("objective", {})
-        )
+        model = {f"vae.{name}": tensor for name, tensor in tensors["model"].items()}
+        checkpoints.restore(self.objective, model | tensors.get("objective", {}), self.folder)
         for name, tensor in self.state.scalars().items():
             tensor.copy_(tensors["optimizer"][name])
         self._random_state = tensors["optimizer"]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_data import refusal
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -198,3 +199,11 @@ def test_every_memory_layout_reads_the_same(form: Any) -> None:
     for part in ("train", "test"):
         got, expected = (getattr(load(ArraysData(), arrays=Arrays(a)), part).x for a in (form(x), x))
         assert torch.equal(got.double(), expected)
+
+
+def test_labels_that_numpy_alone_cannot_take() -> None:
+    """A ragged list is refused and not raised over; a tensor of a type that numpy lacks is looked at as floats."""
+    x = np.zeros((20, 3))
+    assert "data.y: is no rectangular array" in refusal(load, ArraysData(), arrays=Arrays(x, [[1, 2], [3]] * 10))
+    half = torch.zeros(20, dtype=torch.bfloat16)
+    assert "data.y: float32 of shape (20,); must be integers" in refusal(load, ArraysData(), arrays=Arrays(x, half))

@@ -21,7 +21,7 @@ To add a data set, derive from `DataSpec`, give it a `name`, a `read` and, where
 
 In the package it goes into `sets.py` (or `released.py`) and into the table `DATA` below; from outside,
 `pyro_vae.register(Bars)`.
-Files, each importing from those before it: `containers`, `spec`, `storage`, `checks`, `files`, `delimited`, `tables`,
+Files, each importing from those before it: `containers`, `files`, `spec`, `storage`, `checks`, `delimited`, `tables`,
 `images`, `folders`, `idx`, `matlab`, `layouts`, `download`, `released`, `sets`, `preparation`, `inputs`.
 """
 
@@ -43,7 +43,7 @@ from pyro_vae.data.released import (
     SVHNData,
 )
 from pyro_vae.data.sets import ArraysData, DigitsData, LinearGaussianData
-from pyro_vae.data.spec import DataSpec
+from pyro_vae.data.spec import DataSpec, OwnData
 from pyro_vae.specs import Table
 
 DATA = Table(
@@ -84,6 +84,7 @@ __all__ = [
     "LinearGaussianData",
     "MNISTData",
     "OmniglotData",
+    "OwnData",
     "ReleasedData",
     "SVHNData",
     "Split",

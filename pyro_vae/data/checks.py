@@ -80,7 +80,9 @@ def _checked_part(raw: Arrays, at: str, problems: list[str]) -> Arrays | None:
     return Arrays(_channels_first(x), _labels(raw.y, len(x), at, problems), given=given, mask=mask)
 
 
-def _numeric(value: Any, name: str, problems: list[str]) -> np.ndarray | None:
+def _numeric(
+    value: Any, name: str, problems: list[str], wanted: str = "bool, integers or floats. Try .astype(float)"
+) -> np.ndarray | None:
     """The value as an array of numbers, floats as torch has them; None, and a problem, where it is none."""
     try:
         if isinstance(value, Tensor):
@@ -92,7 +94,7 @@ def _numeric(value: Any, name: str, problems: list[str]) -> np.ndarray | None:
         return None
     if array.dtype.kind not in "biuf":
         what = "Python objects" if array.dtype.kind == "O" else f"{array.dtype} values"
-        problems.append(f"{name}: holds {what}; must be bool, integers or floats. Try .astype(float).")
+        problems.append(f"{name}: holds {what}; must be {wanted}.")
         return None
     if array.dtype.kind != "f":
         return array
@@ -157,11 +159,8 @@ def _labels(y: Any, num_data: int, at: str, problems: list[str]) -> dict[str, np
     labels = {}
     for name, values in named.items():
         field = f"{at}y.{name}" if isinstance(y, Mapping) else f"{at}y"
-        if np.asarray(values).dtype.kind in "US":
-            advice = "Number them: numpy.unique(y, return_inverse=True)."
-            problems.append(f"{field}: holds text; must be integers of shape ({num_data},), 0, 1, ... {advice}")
-            continue
-        array = _numeric(values, field, problems)
+        wanted = f"integers of shape ({num_data},). Number them: numpy.unique(y, return_inverse=True)"
+        array = _numeric(values, field, problems, wanted)
         if array is None:
             continue
         if array.dtype.kind == "f" or array.shape != (num_data,):

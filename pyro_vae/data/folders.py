@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from pyro_vae.data.containers import Arrays
 from pyro_vae.data.files import expanded
 from pyro_vae.data.images import MAX_NAMED, MAX_SIDE, SUFFIXES, Colour, Fit, read_images, shown
-from pyro_vae.data.spec import DataSpec
+from pyro_vae.data.spec import OwnData
 from pyro_vae.specs import DeclarationError
 
 VALIDATION = ("val", "valid", "validation")
@@ -36,7 +36,7 @@ type Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 type Size = Annotated[Side | Annotated[tuple[Side, Side], Field(strict=False)] | None, BeforeValidator(_check_size)]
 
 
-class FolderData(DataSpec):
+class FolderData(OwnData):
     """Images in a folder: PNG, JPEG, BMP, GIF, TIFF, WebP and PPM files, in the order of their paths.
 
     The folder holds images, which then have no labels; or a subfolder for each class, whose images, however deep in
@@ -81,10 +81,6 @@ class FolderData(DataSpec):
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
         at = f"data.path={shown(self.path)}"
         return read_folder(expanded(self.path), at, size=size, fit=self.fit, colour=self.colour)
-
-    def located(self) -> Self:
-        """The same, the path absolute where there is one."""
-        return self if self.path is None else self.replace(path=str(expanded(self.path).absolute()))
 
 
 def read_folder(

@@ -67,9 +67,7 @@ def load(spec: DataSpec, seed: int = 0, arrays: Arrays | None = None) -> Data:
         DeclarationError: everything that is wrong with the data.
     """
     if arrays is None:
-        raw, at = spec.read(seed), f'data.name="{spec.name}": '
-        if isinstance(spec, ArraysData):
-            at = f'data.path="{spec.path}": '
+        raw, at = spec.read(seed), f"{spec.where()}: "
     else:
         if isinstance(spec, ArraysData) and spec.path is not None:
             raise DeclarationError([f'data.path="{spec.path}": arrays are given in memory too. Leave one out.'])

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from pyro_vae.data.containers import Arrays, Declared
 from pyro_vae.data.files import expanded, in_shape, is_table, read_arrays
-from pyro_vae.data.spec import DataSpec
+from pyro_vae.data.spec import DataSpec, OwnData
 from pyro_vae.data.tables import read_table
 from pyro_vae.specs import Count, DeclarationError, Seq
 
@@ -94,7 +94,7 @@ class LinearGaussianData(DataSpec):
         return Arrays(x, truth={name: torch.from_numpy(value) for name, value in truth.items()})
 
 
-class ArraysData(DataSpec):
+class ArraysData(OwnData):
     """Your own data: a file of numpy arrays or a table, or arrays given in memory.
 
     A .npy file holds x. In a .npz file x is the array `x`, `images` or `data`, or else the only one of two or
@@ -185,10 +185,6 @@ class ArraysData(DataSpec):
         if problems:
             raise DeclarationError(problems)
         return arrays
-
-    def located(self) -> Self:
-        """The same, the path absolute where there is one."""
-        return self if self.path is None else self.replace(path=str(expanded(self.path).absolute()))
 
 
 def _json(value: object) -> str:

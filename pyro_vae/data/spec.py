@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from pyro_vae.data.containers import Arrays, Binarize, Declared, Dequantize, Support
+from pyro_vae.data.files import expanded
 from pyro_vae.specs import Part
 
 
@@ -42,6 +43,10 @@ class DataSpec(Part):
         """The same data set from any working directory: what names a file or folder is absolute."""
         return self
 
+    def where(self) -> str:
+        """What names the data, with its value: what the lines of an error begin with."""
+        return f'data.name="{self.name}"'
+
     def _images(self, shape: tuple[int, ...], num_classes: dict[str, int]) -> Declared:
         """What is known of images in integer levels."""
         support: Support = "real" if self.standardize else "unit" if self.binarize == "none" else "binary"
@@ -64,3 +69,17 @@ class DataSpec(Part):
                     f"are real-valued. Set {word}=none, or leave standardize out."
                 )
         return self
+
+
+class OwnData(DataSpec):
+    """Abstract spec of a user's own data, in a file or folder."""
+
+    path: str | None = None
+
+    def where(self) -> str:
+        """The path, where there is one."""
+        return super().where() if self.path is None else f'data.path="{self.path}"'
+
+    def located(self) -> Self:
+        """The same, the path absolute where there is one."""
+        return self if self.path is None else self.replace(path=str(expanded(self.path).absolute()))
