@@ -5,7 +5,7 @@ names it (`kind`, or `name` for data sets) and a method that builds its module. 
 one kind; the YAML words, `pyro-vae list`, the JSON schema, the README's table and the conformance tests all
 read the tables, so that adding a part is one class and one line in its file.
 
-    class Laplace(Likelihood):                      # in likelihoods.py, or in your own package
+    class Laplace(Likelihood):                      # in likelihoods/, or in your own package
         kind: Literal["laplace"] = "laplace"
         ...
     pyro_vae.register(Laplace)                      # only from outside the package

@@ -161,6 +161,10 @@ class VAE(nn.Module):
             dim = variant.layers[name]
             self.heads[name] = variant.guide.head(features, neighbour, dim, shape)
             neighbour = dim
+        for name, prior in self.priors.items():
+            attach = getattr(prior, "attach", None)
+            if attach is not None:  # a prior that is made of the guide
+                attach(self.body, self.heads[name])
 
     def forward(self, program: Program, batch: Batch, offsets: Mapping[str, Tensor] | None = None) -> Tensor | None:
         """Run a program by name, so that `functional_call` can swap the parameters under it."""
@@ -182,15 +186,14 @@ class VAE(nn.Module):
             x = batch.x
             if batch.mask is not None and x is not None:
                 # A masked entry must be legal before log_prob: NaN x mask 0 still has a NaN gradient.
-                x, p_x = torch.where(batch.mask, x, torch.zeros_like(x)), p_x.mask(batch.mask)
+                x, p_x = torch.where(batch.mask, x, torch.zeros_like(x)), observed(p_x, batch.mask)
             return pyro.sample("x", p_x.to_event(len(self.shape.x) - p_x.event_dim), obs=x)
 
     def guide(self, batch: Batch, offsets: Mapping[str, Tensor] | None = None) -> None:
         """The amortised encoder: q(y | x), then q(z_l | x, y, neighbour) in the guide's order."""
         offsets = offsets or {}
         with pyro.plate("data", batch.size, dim=-1):
-            x = batch.x if self.standardization is None else self.standardization(batch.x)
-            h = self.body(x, batch.mask, batch.given)
+            h = self.features(batch)
             q_y = [
                 self.classifiers[name](h) if name in self.classifiers else self.label_priors[name]()
                 for name in self.variant.labels
@@ -201,6 +204,11 @@ class VAE(nn.Module):
                 top_down = self.variant.guide.order == "top_down"
                 p = self.priors[name](neighbour, y, batch.given) if top_down else None
                 neighbour = pyro.sample(name, self.heads[name](h, neighbour, y, p, offsets.get(name)))
+
+    def features(self, batch: Batch) -> Tensor:
+        """h = body(x, mask, given) (B, features): what the encoder makes of a batch, before any head."""
+        x = batch.x if self.standardization is None else self.standardization(batch.x)
+        return self.body(x, batch.mask, batch.given)
 
     def _labels(self, batch: Batch, distributions: list[dist.Distribution], guide: bool) -> Tensor | None:
         """Sample the label sites; one-hot labels side by side (..., sum of classes), None without sites."""
@@ -273,6 +281,15 @@ class VAE(nn.Module):
         start = getattr(self.likelihood, "initialise", None)
         if start is not None:
             start(x if self.standardization is None else self.standardization(x))
+
+
+def observed(p_x: Any, mask: Tensor) -> Any:
+    """The distribution of the entries that exist; of the others it says nothing.
+
+    Entries that are independent given z are masked. Where they are not (the event is the whole datum), the
+    distribution's own `marginal(mask)` leaves the others out.
+    """
+    return p_x.marginal(mask) if p_x.event_dim else p_x.mask(mask)
 
 
 def _given_label(name: str, fn: Any, known: Tensor | None, guide: bool) -> Tensor:

@@ -52,12 +52,22 @@ def shape(request):
 
 def support(likelihood):
     """The first kind of data that a likelihood accepts."""
-    return next(kind for kind in ("binary", "unit", "real") if likelihood.accepts(kind) is None)
+    kinds = ("binary", "counts", "levels", "unit", "real")
+    return next(kind for kind in kinds if likelihood.accepts(kind) is None)
 
 
 def data(likelihood, *size):
-    kind = support(likelihood)
-    return torch.randn(size) if kind == "real" else torch.rand(size).round() if kind == "binary" else torch.rand(size)
+    match support(likelihood):
+        case "real":
+            return torch.randn(size)
+        case "binary":
+            return torch.rand(size).round()
+        case "counts":
+            return torch.poisson(torch.full(size, 3.0))
+        case "levels":
+            levels = getattr(likelihood, "levels", 256)
+            return torch.randint(levels, size) / (levels - 1)
+    return torch.rand(size)
 
 
 def variant(**parts):

@@ -234,7 +234,7 @@ def test_linear_gaussian_is_decided_by_the_seed() -> None:
 def test_digits() -> None:
     got, other = load(DigitsData()), load(DigitsData(), seed=1)
     assert (len(got.train), len(got.validation), len(got.test)) == (1293, 144, 360)
-    assert (got.shape, got.levels, got.support, got.classes("digit")) == ((1, 8, 8), 17, "unit", 10)
+    assert (got.shape, got.levels, got.support, got.classes("digit")) == ((1, 8, 8), 17, "levels", 10)
     assert got.train.x.dtype == torch.uint8
     assert got.train.x.max() == 16
     assert torch.equal(got.test.x, other.test.x)

@@ -209,7 +209,7 @@ def test_load_splits_names_and_trains(tmp_path: Path) -> None:
     spec = FolderData(path=str(tmp_path / "in"))
     data = load(spec)
     assert (len(data.train), len(data.validation), len(data.test)) == (49, 5, 6)
-    assert (data.levels, data.shape, data.support) == (256, (1, 8, 8), "unit")
+    assert (data.levels, data.shape, data.support) == (256, (1, 8, 8), "levels")
     assert data.names == {"label": ("left", "right")}
     assert data.train.x.dtype is torch.uint8
     small = ["encoder.widths=[8]", "decoder.widths=[8]", "latent.dim=2", "training.epochs=1", "training.batch_size=16"]

@@ -142,7 +142,7 @@ def test_levels_and_shape_make_images_of_a_table(tmp_path: Path) -> None:
     assert np.array_equal(raw.x, x.reshape(30, 2, 3))
     for shape, event in (([2, 3], (1, 2, 3)), ([1, 2, 3], (1, 2, 3)), ([3, 1, 2], (3, 1, 2)), ([2, 1, 3], (3, 2, 1))):
         got = trained(tmp_path, text, **fields, shape=shape)
-        assert (got.shape, got.levels, got.support, got.num_classes) == (event, 256, "unit", {"label": 3})
+        assert (got.shape, got.levels, got.support, got.num_classes) == (event, 256, "levels", {"label": 3})
     assert trained(tmp_path, text, **fields).shape == (6,)
     # Integers are refused where they exceed the levels, and fractions, whatever is missing.
     lines = mistakes(tmp_path, "a,b,c\n3,,0\n1,2,0\n,0.5,0\n4,-1,0\n", levels=4)

@@ -114,11 +114,11 @@ def test_prepare_can_be_captured(binarize: Any, dequantize: Any) -> None:
 @pytest.mark.parametrize(
     ("x", "fields", "levels", "support", "discrete"),
     [
-        (np.arange(40, dtype=np.uint8).reshape(20, 2), {}, 256, "unit", False),
+        (np.arange(40, dtype=np.uint8).reshape(20, 2), {}, 256, "levels", False),
         (np.arange(40, dtype=np.uint8).reshape(20, 2), {"binarize": "dynamic"}, 256, "binary", True),
         (np.arange(40, dtype=np.uint8).reshape(20, 2), {"dequantize": "uniform"}, 256, "unit", True),
-        (np.arange(40, dtype=np.int64).reshape(20, 2), {}, 256, "unit", False),
-        (np.arange(40, dtype=">i4").reshape(20, 2), {}, 256, "unit", False),
+        (np.arange(40, dtype=np.int64).reshape(20, 2), {}, 256, "levels", False),
+        (np.arange(40, dtype=">i4").reshape(20, 2), {}, 256, "levels", False),
         (np.arange(40, dtype=np.int64).reshape(20, 2) - 1, {}, None, "real", False),
         (np.arange(40, dtype=">i2").reshape(20, 2) - 1, {}, None, "real", False),
         (np.arange(40, dtype=np.uint16).reshape(20, 2) * 10, {}, None, "real", False),
@@ -144,7 +144,7 @@ def test_what_the_values_of_x_say(
     prepared = prepare(got.train.x, got.levels, got.binarize, got.dequantize, torch.float64)
     if support == "binary":
         assert set(prepared.unique().tolist()) <= {0.0, 1.0}
-    elif support == "unit":
+    elif support in ("levels", "unit"):
         assert prepared.min() >= 0
         assert prepared.max() <= 1
     elif levels is None:

@@ -349,7 +349,7 @@ def test_what_cannot_be_registered_is_a_type_error():
     class NoDefault(Likelihood):
         kind: Literal["test_nothing"]
 
-    with pytest.raises(TypeError, match=r"likelihood 'normal' is taken by pyro_vae\.likelihoods\.Normal"):
+    with pytest.raises(TypeError, match=r"likelihood 'normal' is taken by pyro_vae\.likelihoods\.normal\.Normal"):
         pv.register(Taken)
     for part in (Wordless, NoDefault):
         with pytest.raises(TypeError, match=rf"{part.__name__} needs a field `kind: Literal"):

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_vae.specs import DeclarationError
 
 type Binarize = Literal["none", "dynamic", "static", "threshold"]
-type Support = Literal["binary", "unit", "real"]
+type Support = Literal["binary", "levels", "unit", "real", "counts"]
 type Dequantize = Literal["none", "uniform"]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.checks import by_blocks, checked, extent
-from pyro_vae.data.containers import Arrays, Binarize, Data, Dequantize, Split
+from pyro_vae.data.containers import Arrays, Binarize, Data, Dequantize, Split, Support
 from pyro_vae.data.sets import ArraysData, in_memory
 from pyro_vae.data.spec import DataSpec
 from pyro_vae.data.storage import fits, is_mapped
@@ -110,7 +110,7 @@ def load(spec: DataSpec, seed: int = 0, arrays: Arrays | None = None) -> Data:
         levels=levels,
         binarize=spec.binarize,
         dequantize=spec.dequantize,
-        support="binary" if binary else "unit" if unit else "real",
+        support=_support(binary, unit, levels if spec.dequantize == "none" else None),
         num_classes=num_classes,
         truth=raw.truth,
         names={name: tuple(raw.names[name]) for name in num_classes if name in raw.names},
@@ -119,6 +119,13 @@ def load(spec: DataSpec, seed: int = 0, arrays: Arrays | None = None) -> Data:
         scaling=moments(training) if spec.standardize else None,
         grey_levels=grey_levels,
     )
+
+
+def _support(binary: bool, unit: bool, levels: int | None) -> Support:
+    """Where the prepared x lies."""
+    if binary or not unit:
+        return "binary" if binary else "real"
+    return "unit" if levels is None else "levels"
 
 
 TEST_SEED = 20_000

@@ -49,7 +49,8 @@ class DataSpec(Part):
 
     def _images(self, shape: tuple[int, ...], num_classes: dict[str, int]) -> Declared:
         """What is known of images in integer levels."""
-        support: Support = "real" if self.standardize else "unit" if self.binarize == "none" else "binary"
+        grey: Support = "levels" if self.dequantize == "none" else "unit"
+        support: Support = "real" if self.standardize else grey if self.binarize == "none" else "binary"
         return Declared(self.name, support, shape, num_classes)
 
     @model_validator(mode="after")

@@ -1,29 +1,13 @@
-"""Priors: p(z_l | z_{l+1}, y, given), one per entry of `latent`.
+"""Normal priors."""
 
-    prior(above, y, given) -> distribution with event (D_l,)
-
-`above` is the latent of the layer above, None at the top. The distribution broadcasts over (C, K, B).
-"""
-
-from typing import ClassVar, Literal
+from typing import Literal
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from pyro_vae.networks import Shape
-from pyro_vae.specs import Part, Table
-
-
-class Prior(Part):
-    """Abstract spec of a prior."""
-
-    reads_above: ClassVar[bool] = False
-    """Whether it conditions on the layer above; every layer below the top must."""
-
-    def build(self, dim: int, dim_above: int | None, shape: Shape) -> nn.Module:
-        """Build p(z_l | ...) for `dim` latent dimensions; `dim_above` is None at the top."""
-        raise TypeError(f"{type(self).__name__} builds no prior.")
+from pyro_vae.priors.spec import Prior
 
 
 class StandardNormal(Prior):
@@ -52,6 +36,3 @@ class StandardNormalPrior(nn.Module):
     def forward(self, above: Tensor | None, y: Tensor | None, given: Tensor | None) -> dist.Distribution:
         """p(z)."""
         return dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
-
-
-PRIORS = Table("prior", Prior, StandardNormal)

@@ -1,167 +1,14 @@
-"""Networks: the maps between data, features and parameters of distributions.
-
-An *encoder body* maps a batch of data to features, once per batch:
-
-    h = body(x, mask, given)            x (B, *event) -> h (B, features)
-
-A *decoder* maps the concatenated conditions of one particle to `outputs` numbers per entry of the datum:
-
-    r = decoder(c)                      c (..., inputs) -> r (..., outputs, *event)
-
-with any leading batch dimensions (C, K, B), which it broadcasts over and never adds to or sums.
-"""
+"""Convolutional networks for images."""
 
 import math
-from typing import Annotated, ClassVar, Literal, NamedTuple, cast
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pyro_vae.specs import Count, DeclarationError, Part, Seq, Table
-
-type Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh"]
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "softplus": nn.Softplus,
-    "tanh": nn.Tanh,
-}
-
-
-class Shape(NamedTuple):
-    """What a datum looks like to the networks."""
-
-    x: tuple[int, ...]
-    """Event shape: (D,) for a vector, (channels, rows, columns) for an image."""
-    y: int = 0
-    """Width of the one-hot labels, all label sites side by side."""
-    given: int = 0
-    """Number of covariates that are never modelled."""
-    masked: bool = False
-    """Whether entries can be missing; the encoder then also sees which."""
-
-
-def join(*tensors: Tensor | None) -> Tensor:
-    """Concatenate along the last dimension, broadcasting the batch dimensions; None is left out.
-
-    >>> join(torch.zeros(5, 1, 2), None, torch.zeros(3, 4)).shape
-    torch.Size([5, 3, 6])
-    """
-    present = [tensor for tensor in tensors if tensor is not None]
-    if len(present) == 1:
-        return present[0]
-    batch = torch.broadcast_shapes(*[tensor.shape[:-1] for tensor in present])
-    return torch.cat([tensor.expand(*batch, tensor.shape[-1]) for tensor in present], -1)
-
-
-def glorot[M: nn.Linear | nn.Conv2d | nn.ConvTranspose2d](layer: M) -> M:
-    """The layer with Glorot's uniform weights and zero bias.
-
-    PyTorch's own start shrinks the features in each layer: a convolutional VAE then needs twice the steps.
-
-    References:
-        Understanding the difficulty of training deep feedforward neural networks (Glorot & Bengio, 2010).
-    """
-    nn.init.xavier_uniform_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
-
-
-def linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer; see `glorot`."""
-    return glorot(nn.Linear(inputs, outputs))
-
-
-def dense(inputs: int, widths: tuple[int, ...], activation: str) -> nn.Sequential:
-    """Linear layers of the given widths, each followed by the activation; no layer at all for ()."""
-    layers: list[nn.Module] = []
-    for width in widths:
-        layers += [linear(inputs, width), ACTIVATIONS[activation]()]
-        inputs = width
-    return nn.Sequential(*layers)
-
-
-class Network(Part):
-    """Abstract spec of a network; builds a body for the guide and a decoder for the likelihood."""
-
-    image_only: ClassVar[bool] = False
-    """Whether data must be images (channels, rows, columns)."""
-
-    def body(self, shape: Shape) -> nn.Module:
-        """Build the encoder body; the module's `features` is the width of h."""
-        raise TypeError(f"{type(self).__name__} builds no encoder.")
-
-    def decoder(self, inputs: int, shape: Shape, outputs: int) -> nn.Module:
-        """Build the decoder from `inputs` features to `outputs` numbers per entry of x."""
-        raise TypeError(f"{type(self).__name__} builds no decoder.")
-
-
-def _fill(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Missing entries become 0 before any arithmetic: NaN x 0 is NaN."""
-    return x if mask is None else torch.where(mask, x, torch.zeros_like(x))
-
-
-class MLP(Network):
-    """A multilayer perceptron: h_{i+1} = activation(W_i h_i + b_i); `widths: []` is a linear map."""
-
-    kind: Literal["mlp"] = "mlp"
-    widths: Seq[Count] = (400, 400)
-    """Width of each hidden layer."""
-    activation: Activation = "relu"
-    """Nonlinearity after each hidden layer."""
-
-    def body(self, shape: Shape) -> "MLPBody":
-        """Build the body: x, its mask and the covariates, flattened, through the hidden layers."""
-        return MLPBody(self, shape)
-
-    def decoder(self, inputs: int, shape: Shape, outputs: int) -> "MLPDecoder":
-        """Build the decoder: hidden layers and a linear map to `outputs` numbers per entry."""
-        return MLPDecoder(self, inputs, shape, outputs)
-
-
-class MLPBody(nn.Module):
-    """h = layers([x, mask, given])."""
-
-    def __init__(self, spec: MLP, shape: Shape) -> None:
-        super().__init__()
-        inputs = math.prod(shape.x) * (2 if shape.masked else 1) + shape.given
-        self.masked = shape.masked
-        self.layers = dense(inputs, spec.widths, spec.activation)
-        self.features = spec.widths[-1] if spec.widths else inputs
-
-    def forward(self, x: Tensor, mask: Tensor | None = None, given: Tensor | None = None) -> Tensor:
-        """Features h (B, features) of x (B, *event)."""
-        parts = [_fill(x, mask).flatten(1), given]
-        if self.masked:
-            seen = torch.ones_like(x) if mask is None else mask.to(x.dtype)
-            parts.insert(1, seen.flatten(1))
-        return self.layers(join(*parts)).to(x.dtype)
-
-
-class MLPDecoder(nn.Module):
-    """r = W layers(c) + b, shaped like x."""
-
-    def __init__(self, spec: MLP, inputs: int, shape: Shape, outputs: int) -> None:
-        super().__init__()
-        self.event = (outputs, *shape.x)
-        width = spec.widths[-1] if spec.widths else inputs
-        self.layers = dense(inputs, spec.widths, spec.activation)
-        self.output = linear(width, math.prod(self.event))
-
-    def forward(self, c: Tensor) -> Tensor:
-        """Numbers (..., outputs, *event) from conditions c (..., inputs)."""
-        return self.output(self.layers(c)).unflatten(-1, self.event).to(c.dtype)
-
-    @torch.no_grad()
-    def start_at(self, r: Tensor) -> None:
-        """Begin with outputs around r (outputs, *event): as the bias of the last layer."""
-        self.output.bias.copy_(r.flatten())
+from pyro_vae.networks.spec import ACTIVATIONS, Activation, Network, Shape, dense, fill, glorot, join, linear
+from pyro_vae.specs import Count, DeclarationError, Seq
 
 
 class Conv(Network):
@@ -278,7 +125,7 @@ class ConvBody(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None, given: Tensor | None = None) -> Tensor:
         """Features h (B, features) of images x (B, channels, rows, columns)."""
-        image = _fill(x, mask)
+        image = fill(x, mask)
         if self.masked:
             seen = torch.ones_like(x) if mask is None else mask.to(x.dtype)
             image = torch.cat([image, seen], 1)
@@ -328,6 +175,3 @@ class ConvDecoder(nn.Module):
         bias = cast(nn.ConvTranspose2d, self.convolutions[-1]).bias
         if bias is not None:
             bias.copy_(r.mean((-2, -1)).flatten())
-
-
-NETWORKS = Table("network", Network, MLP, Conv)
