@@ -23,7 +23,7 @@ from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.vae import Batch
+from pyro_vae.sites import Batch
 
 
 class Outcome(NamedTuple):

@@ -8,11 +8,12 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyro_vae import cli_io
+from pyro_vae import cli_io, cli_latent
+from pyro_vae.cli_options import Directory, Input, Json, Out, Overrides, Quiet, Samples, SplitName
 
 if TYPE_CHECKING:
     from pyro_vae.runs import Run
@@ -24,21 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only, no progress.")]
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="Overrides.")]
-Samples = Annotated[int, typer.Option("--samples", "-k", min=1, max=10**8, help="Importance samples per datum, K.")]
-SplitName = Annotated[str, typer.Option("--split", help="train, validation or test.")]
-Input = Annotated[
-    Path | None,
-    typer.Option("--input", help="A .npy, .npz, .csv or image file, or a folder of images, instead of a split."),
-]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="File to write, inside DIR by default.")]
-Seed = Annotated[
-    int | None, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the draws; the run's own by default.")
-]
 
 
 def main() -> None:
@@ -140,7 +126,7 @@ def validate(
     """Check a file, and your own data that it names; says everything that is wrong at once."""
     from pyro_vae.data import OwnData, load
     from pyro_vae.experiment import check, load_experiment
-    from pyro_vae.runs import PARTS
+    from pyro_vae.records import PARTS
 
     experiment = load_experiment(file, overrides or [])
     found: dict[str, Any] = {"file": file, "valid": True}
@@ -212,7 +198,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """ELBO, importance-sampled log p(x), KL, active units, k-hat share; writes result.json."""
-    run = _load(directory)
+    run = cli_io.load(directory)
     from pyro_vae.progress import counter
     from pyro_vae.runs import PARTS
 
@@ -231,7 +217,7 @@ def encode(
     quiet: Quiet = False,
 ) -> None:
     """Mean and sd of q(z | x) per datum, as .npz."""
-    run, path = _load(directory), cli_io.target(out, directory / "codes.npz")
+    run, path = cli_io.load(directory), cli_io.target(out, directory / "codes.npz")
     batch, extra = cli_io.read(run, input, split)
     codes = run.encode(batch)
     arrays = {f"mean_{name}": value for name, value in codes.mean.items()}
@@ -253,7 +239,7 @@ def score(
     from pyro_vae.diagnostics.importance import mean_and_standard_error
     from pyro_vae.progress import counter
 
-    run, path = _load(directory), cli_io.target(out, directory / "scores.npz")
+    run, path = cli_io.load(directory), cli_io.target(out, directory / "scores.npz")
     batch, extra = cli_io.read(run, input, split)
     scores = run.score(batch, samples, counter(batch.size, "scoring", quiet or as_json))
     names = ("log_likelihood", "standard_error", "khat", "elbo")
@@ -265,53 +251,8 @@ def score(
         print(f"log p({run.experiment.variant.density}): {mean:.3f}{spread} nats per datum, {batch.size} data")
 
 
-@app.command()
-def sample(
-    directory: Directory,
-    num: Annotated[int, typer.Option("--num", "-n", min=1, max=100_000, help="How many.")] = 64,
-    label: Annotated[list[str] | None, typer.Option("--label", help="NAME=CLASS, by number or name.")] = None,
-    seed: Seed = None,
-    out: Out = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Generate from the prior: a PNG of the means E[x | z] and the arrays as .npz."""
-    from pyro_vae import plots
-
-    run, path = _load(directory), cli_io.target(out, directory / "samples.png")
-    x, mean, z = run.sample(num, cli_io.labels(run, label or [], num), seed=seed)
-    title = f"{run.experiment.data.name}: E[x | z], z from the prior"
-    figure = plots.data_figure(mean.cpu().numpy()[:256], title, names=run.columns)
-    cli_io.save_picture(figure, path, {"x": x, "mean": mean, "z": z}, as_json)
-
-
-@app.command()
-def reconstruct(
-    directory: Directory,
-    num: Annotated[int, typer.Option("--num", "-n", min=1, max=100_000, help="How many data.")] = 12,
-    input: Input = None,  # noqa: A002 - the option's name
-    split: SplitName = "test",
-    seed: Seed = None,
-    out: Out = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Data above their reconstructions E[x | z], z from the guide: a PNG and the arrays as .npz."""
-    import torch
-
-    from pyro_vae import plots
-
-    run, path = _load(directory), cli_io.target(out, directory / "reconstructions.png")
-    batch, extra = cli_io.read(run, input, split)
-    batch = batch.map(lambda tensor: tensor[:num])
-    draws = run.reconstruct(batch, 1, seed=seed)
-    x, mean = cast(torch.Tensor, batch.x), draws.x_mean[0]
-    shown = min(batch.size, 12)
-    both = torch.cat([x[:shown], mean[:shown]]).cpu().numpy()
-    title = f"{run.experiment.data.name}: x and E[x | z], z from q(z | x)"
-    figure = plots.data_figure(both, title, columns=shown, row_labels=("x", "E[x | z]"), names=run.columns)
-    arrays = {"x": x, "mean": mean, **{name: z[0] for name, z in draws.z.items()}}
-    cli_io.save_picture(figure, path, {k: v[:num] for k, v in extra.items()} | arrays, as_json)
+for command in (cli_latent.sample, cli_latent.reconstruct, cli_latent.impute, cli_latent.classify):
+    app.command()(command)
 
 
 def _log_to_stderr(quiet: bool) -> None:
@@ -320,12 +261,6 @@ def _log_to_stderr(quiet: bool) -> None:
 
     logging.basicConfig(format="pyro-vae: %(message)s")
     logging.getLogger("pyro_vae").setLevel(logging.WARNING if quiet else logging.INFO)
-
-
-def _load(directory: Path) -> "Run":
-    from pyro_vae import runs
-
-    return runs.load(directory)
 
 
 def _report(run: "Run", card: dict[str, Any], as_json: bool) -> None:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from pyro_vae.runs import Run
-    from pyro_vae.vae import Batch
+    from pyro_vae.sites import Batch
+
+
+def load(directory: Path) -> "Run":
+    """Open a run directory."""
+    from pyro_vae import runs
+
+    return runs.load(directory)
 
 
 def target(out: Path | None, default: Path) -> Path:
@@ -29,13 +36,13 @@ def target(out: Path | None, default: Path) -> Path:
     return path.with_suffix("") if path.suffix in (".npz", ".png") else path
 
 
-def read(run: "Run", path: Path | None, split: str) -> tuple["Batch", dict[str, Any]]:
-    """The data that a command works on, and what identifies them in its output."""
+def read(run: "Run", path: Path | None, split: str, need_labels: bool = True) -> tuple["Batch", dict[str, Any]]:
+    """The data that a command works on, and what identifies them in its output: number and labels."""
     import numpy as np
 
     if path is not None:
-        batch = run.read(path)
-        return batch, {"observation": np.arange(batch.size)}
+        batch, attributes = run.read(path, need_labels)
+        return batch, {"observation": np.arange(batch.size), **{name: y.numpy() for name, y in attributes.items()}}
     batch = run.batch(split)
     attributes = getattr(run.data, split).attributes
     return batch, {"observation": np.arange(batch.size), **{name: y.numpy() for name, y in attributes.items()}}
@@ -71,8 +78,10 @@ def labels(run: "Run", words: list[str], num: int) -> Any:
     return torch.tensor([[chosen[name] for name in sites]]).expand(num, -1)
 
 
-def save_arrays(path: Path, arrays: dict[str, Any], as_json: bool, picture: Path | None = None) -> None:
-    """Write .npz, whole or not at all, and say what is in it."""
+def save_arrays(
+    path: Path, arrays: dict[str, Any], as_json: bool, picture: Path | None = None, said: dict[str, Any] | None = None
+) -> None:
+    """Write .npz, whole or not at all, and say what is in it; `said` joins what --json prints."""
     import numpy as np
     import torch
 
@@ -84,16 +93,22 @@ def save_arrays(path: Path, arrays: dict[str, Any], as_json: bool, picture: Path
     part.replace(path)
     shapes = {name: list(array.shape) for name, array in numpy.items()}
     if as_json:
-        print(json.dumps({"file": str(path), "arrays": shapes} | ({"picture": str(picture)} if picture else {})))
+        print(
+            json.dumps(
+                {"file": str(path), "arrays": shapes} | ({"picture": str(picture)} if picture else {}) | (said or {})
+            )
+        )
     else:
         print(f"{path}: " + ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items()))
         if picture:
             print(picture)
 
 
-def save_picture(figure: Any, path: Path, arrays: dict[str, Any], as_json: bool) -> None:
+def save_picture(
+    figure: Any, path: Path, arrays: dict[str, Any], as_json: bool, said: dict[str, Any] | None = None
+) -> None:
     """Write a figure as .png and the arrays behind it as .npz."""
     from pyro_vae import plots
 
     picture = plots.save(figure, path.with_name(f"{path.name}.png"))
-    save_arrays(path, arrays, as_json, picture)
+    save_arrays(path, arrays, as_json, picture, said)

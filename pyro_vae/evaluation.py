@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from pyro_vae.batches import DTYPES, preparer, resident
 from pyro_vae.capture import same_random_state, unvalidated
 from pyro_vae.data import Data
 from pyro_vae.diagnostics.importance import RunningLogMeanExp, mean_and_standard_error
@@ -23,10 +24,10 @@ from pyro_vae.diagnostics.psis import khat_report, pareto_khat
 from pyro_vae.experiment import Experiment
 from pyro_vae.latent import chunks, data_per_chunk, moments, particles_per_chunk
 from pyro_vae.objectives import split, terms
+from pyro_vae.sites import Batch
 from pyro_vae.specs import DeclarationError
 from pyro_vae.step import fetch
-from pyro_vae.training import DTYPES, preparer, resident
-from pyro_vae.vae import VAE, Batch, densities
+from pyro_vae.vae import VAE, densities
 from pyro_vae.variant import Variant
 
 KHAT_DRAWS = 1000
@@ -68,7 +69,7 @@ def blocks(data: Data, part: str, experiment: Experiment, device: torch.device) 
         own = resident(some, experiment, device, training=False)
         with same_random_state(device):
             torch.manual_seed(experiment.seed + PREPARATION + first)
-            block = fetch(own, torch.arange(len(some), device=device), preparer(data, dtype))
+            block = fetch(own, torch.arange(len(some), device=device), preparer(data, dtype, device))
         yield block
 
 
@@ -236,8 +237,8 @@ def active_units(mean: Tensor) -> tuple[int | None, float | None]:
 
 
 def _has_bits(variant: Variant, data: Data) -> bool:
-    """Whether bits per dimension mean something: a probability of binary data, or a density of dequantised ones."""
-    fits = variant.likelihood.discrete if data.support == "binary" else data.discrete
+    """Whether bits per dimension mean something: a probability of discrete data, or a density of dequantised ones."""
+    fits = variant.likelihood.discrete if data.support in ("binary", "levels") else data.discrete
     return variant.normalized and fits and data.train.mask is None
 
 
@@ -250,7 +251,8 @@ def bits_per_dim(nll: float, data: Data) -> float:
         A note on the evaluation of generative models (Theis, van den Oord & Bethge, 2016).
     """
     shift = math.log2(data.levels) if data.dequantize == "uniform" and data.levels else 0.0
-    return nll / (math.prod(data.shape) * math.log(2)) + shift
+    modelled = math.prod(data.shape) - (0 if data.shown is None else int(data.shown.sum()))
+    return nll / (modelled * math.log(2)) + shift
 
 
 def _with_error(values: Tensor) -> dict[str, float]:

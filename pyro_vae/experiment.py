@@ -14,15 +14,16 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from pyro_vae.data import DATA, Data, DataSpec, Declared, DigitsData
+from pyro_vae.data import DATA, Data, DataSpec, DigitsData
 from pyro_vae.files import Tree, override, parse_yaml, read_yaml, to_yaml
+from pyro_vae.fitting import misfits, too_fine, too_large
 from pyro_vae.guides import GUIDES
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.networks import NETWORKS
 from pyro_vae.objectives import ELBO, OBJECTIVES, Objective
 from pyro_vae.priors import PRIORS
 from pyro_vae.specs import Count, DeclarationError, OneOf, Part, Spec, Table, did_you_mean, explain
-from pyro_vae.variant import MAX_CELLS, Variant
+from pyro_vae.variant import Variant
 
 TABLES: dict[str, Table] = {table.noun: table for table in (LIKELIHOODS, PRIORS, GUIDES, NETWORKS, OBJECTIVES, DATA)}
 """Every table of parts, by what its parts are called."""
@@ -147,75 +148,18 @@ class Experiment(Spec):
     def _parts_fit(self) -> "Experiment":
         longest, epochs = self.objective.longest(), self.training.epochs
         declared = self.data.declared()
-        problems = [] if declared is None else misfits(self, declared)
+        problems = [] if declared is None else misfits(self.variant, self.data, declared)
+        problems += self.objective.misfits(self.variant)
         if longest > epochs:
+            warmup = getattr(self.objective, "warmup_epochs", None) == longest
+            what = "objective.warmup_epochs=" if warmup else "objective: its schedule in epochs, "
             problems.append(
-                f"objective.warmup_epochs={longest:g}: is longer than training (training.epochs={epochs}), "
-                "so that beta would never be reached; shorten it or train longer."
+                f"{what}{longest:g}: is longer than training (training.epochs={epochs}), so that beta would never be "
+                "reached; shorten it or train longer."
             )
         if problems:
             raise ValueError("\n".join(problems))
         return self
-
-
-LARGE = 50.0
-"""Root mean square of x from which training fails: log variances grow with it, and exp(89) is infinite in float32."""
-RESOLUTION = 6e-5
-"""Standard deviation over mean at which rounding to float32 is a thousandth of the standard deviation."""
-
-
-def misfits(experiment: Experiment, data: Declared | Data) -> list[str]:
-    """What of a declaration does not fit the data, one line each, empty if all is well."""
-    variant = experiment.variant
-    refusal = variant.likelihood.accepts(data.support)
-    found = [f"variant.likelihood: {_word(variant.likelihood)!r} {refusal}"] if refusal else []
-    binarize, word = experiment.data.binarize, _word(variant.likelihood)
-    if not refusal and binarize != "none" and not variant.likelihood.discrete:
-        found.append(
-            f"data.binarize={binarize}: makes every pixel 0 or 1, and variant.likelihood {word!r} is a density on "
-            "grey or real values; set data.binarize=none, or use 'bernoulli'."
-        )
-    for field in ("encoder", "decoder"):
-        network = getattr(variant, field)
-        if network.image_only and len(data.shape) != 3:
-            found.append(
-                f"variant.{field}: {_word(network)!r} needs images, and {data.name!r} holds vectors of "
-                f"{data.shape[0]} numbers; use 'mlp'."
-            )
-    found += _label_misfits(experiment, data)
-    return found
-
-
-def _label_misfits(experiment: Experiment, data: Declared | Data) -> list[str]:
-    found, known = [], data.num_classes
-    for name, label in experiment.variant.labels.items():
-        if label.observed == "never":
-            continue
-        if name not in known:
-            has = f"It has: {', '.join(known)}" if known else "It has no labels; remove the label site"
-            columns = getattr(data, "columns", None) or ()
-            table = f", or name its column: data.labels=[{name}]" if name in columns else ""
-            found.append(
-                f"variant.labels.{name}: {data.name!r} has no attribute of that name.{did_you_mean(name, known)} "
-                f"{has}{table}."
-            )
-        elif known[name] > MAX_CELLS:
-            found.append(
-                f"variant.labels.{name}: {data.name!r} has labels up to {known[name] - 1}, and a label site at most "
-                f"{MAX_CELLS} classes; number them 0, 1, ..., or remove the label site."
-            )
-        elif label.classes < known[name]:
-            found.append(
-                f"variant.labels.{name}.classes={label.classes}: {data.name!r} has {known[name]} classes; "
-                f"set it to {known[name]}."
-            )
-    kept = experiment.data.labels_kept
-    if kept is not None and not any(s.observed == "partly" for s in experiment.variant.labels.values()):
-        found.append(
-            f"data.labels_kept={kept}: no label site is observed partly, so that it has no effect; remove it, "
-            "or declare one like variant.labels={digit: {classes: 10, observed: partly}}."
-        )
-    return found
 
 
 def check(experiment: Experiment, data: Data) -> None:
@@ -224,7 +168,7 @@ def check(experiment: Experiment, data: Data) -> None:
     Raises:
         DeclarationError: everything that does not fit.
     """
-    found = misfits(experiment, data)
+    found = misfits(experiment.variant, experiment.data, data)
     training = experiment.training
     if training.batch_size > len(data.train):
         found.append(
@@ -233,8 +177,8 @@ def check(experiment: Experiment, data: Data) -> None:
         )
     if training.early_stopping and len(data.validation) == 0:
         found.append("training.early_stopping: needs validation data; set data.validation, like 0.1.")
-    found += _too_fine(data, training)
-    found += _too_large(data)
+    found += too_fine(data, training.precision)
+    found += too_large(data)
     for name, label in experiment.variant.labels.items():
         for part in ("train", "validation", "test"):
             labels = getattr(data, part).attributes.get(name)
@@ -245,43 +189,6 @@ def check(experiment: Experiment, data: Data) -> None:
                 )
     if found:
         raise DeclarationError(found)
-
-
-def _too_fine(data: Data, training: Training) -> list[str]:
-    """Columns whose spread is lost beside their mean: float32 holds seven digits."""
-    if data.scaling is None or training.precision == "float64":
-        return []
-    mean, sd = (value.flatten() for value in data.scaling)
-    lost = (sd < RESOLUTION * mean.abs()).nonzero().flatten().tolist()
-    names = [data.columns[i] if data.columns else f"column {i}" for i in lost]
-    return [
-        f"data.standardize=true: {name} spreads by {sd[i]:.3g} about {mean[i]:.10g}, which {training.precision} "
-        "does not resolve; subtract a constant from it, or set training.precision=float64."
-        for i, name in zip(lost, names, strict=True)
-    ]
-
-
-def _too_large(data: Data) -> list[str]:
-    """Real-valued data on which a network would overflow in its first steps."""
-    if data.support != "real" or data.scaling is not None:
-        return []
-    x = data.train.select(range(min(len(data.train), 10_000))).x.double()
-    size = (x if x.dim() == 2 else x.flatten(2).square().mean(-1).sqrt()).square().mean(0).sqrt()
-    at = int(size.argmax())
-    if size[at] <= LARGE:
-        return []
-    column = repr(data.columns[at]) if data.columns else f"column {at}" if x.dim() == 2 else f"channel {at}"
-    advice = "set data.standardize=true (outputs stay in the units of the data), or rescale x"
-    if not data.columns and x.min() >= 0 and x.max() <= 255 and bool((x == x.round()).all()):
-        advice = f"if they are grey levels, save x as uint8, x.astype('uint8'); otherwise {advice}"
-    return [
-        f"data.standardize=false: {column} of x is {float(size[at]):.3g} in size (root of the mean square), and "
-        f"networks need numbers of a few units; {advice}."
-    ]
-
-
-def _word(part: Part) -> str:
-    return getattr(part, part.word)
 
 
 def named() -> dict[str, str]:

@@ -6,14 +6,17 @@ is `sum`), so that every draw is one of (y, z) jointly.
 
 from collections.abc import Iterator
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.capture import unvalidated
-from pyro_vae.vae import VAE, Batch, Densities, densities, label_cells, label_weights, total
+from pyro_vae.sites import Batch, Densities, label_weights, total
+from pyro_vae.specs import DeclarationError
+from pyro_vae.vae import VAE, densities, label_cells
 
 CHUNK = 2**23
 """Numbers in the largest tensor of a chunk: 32 MB in float32, a few of which are alive at a time."""
@@ -84,17 +87,23 @@ def draw_posterior(vae: VAE, batch: Batch, num_draws: int) -> Draws:
 
 
 def _draw_chunk(vae: VAE, batch: Batch, num_draws: int) -> Draws:
+    return _draw(vae, batch, num_draws)[0]
+
+
+def _draw(vae: VAE, batch: Batch, num_draws: int) -> tuple[Draws, Tensor]:
+    """Draws for a few data, and the variance of x given each of them (S, B, *event)."""
     with unvalidated():
         d = densities(vae, batch, num_draws)
         log_y = _label_log_prob(d, vae)
         cell = None if log_y is None else _draw_cells(log_y, num_draws)
         p_x: Any = d.p["x"].fn
         x_mean, x = p_x.mean, p_x.sample()
+        x_variance = _variance(p_x, x)
     shape = (num_draws, batch.size)
     log_q = total(d.q[name].log_prob for name in vae.variant.layers)
     log_p = total(site.log_prob for site in d.p.values())
     y = {name: _pick(values.expand(-1, *shape), cell) for name, values in label_cells(vae).items()}
-    return Draws(
+    draws = Draws(
         {name: _pick(d.q[name].value, cell, 1) for name in vae.variant.layers},
         y,
         _pick(log_p, cell).expand(shape),
@@ -102,6 +111,15 @@ def _draw_chunk(vae: VAE, batch: Batch, num_draws: int) -> Draws:
         _pick(x_mean, cell, len(vae.shape.x)),
         _pick(x, cell, len(vae.shape.x)),
     )
+    return draws, _pick(x_variance, cell, len(vae.shape.x))
+
+
+def _variance(p_x: Any, x: Tensor) -> Tensor:
+    """Var[x | z]; the square of a draw's deviation where the distribution knows no variance."""
+    try:
+        return p_x.variance
+    except NotImplementedError:
+        return (x - p_x.mean).square()
 
 
 def _label_log_prob(d: Densities, vae: VAE) -> Tensor | None:
@@ -178,9 +196,87 @@ def sample(vae: VAE, num: int, y: Tensor | None = None, given: Tensor | None = N
     return trace.nodes["x"]["value"], trace.nodes["x"]["fn"].mean, top
 
 
+class Imputed(NamedTuple):
+    """What the model says of the entries that are not there; those that are stay as they are."""
+
+    mean: Tensor
+    """E[x | x_observed] (B, *event)."""
+    sd: Tensor
+    """Standard deviation of x given x_observed (B, *event); 0 where x is observed."""
+    draws: Tensor
+    """x ~ p(x | x_observed) (S, B, *event), by resampling."""
+    effective: Tensor
+    """Effective number of the importance samples (B,)."""
+
+
+@torch.no_grad()
+def impute(vae: VAE, batch: Batch, num_draws: int = 4, num_samples: int = 200, from_prior: bool = False) -> Imputed:
+    """Fill in missing entries by self-normalised importance sampling.
+
+        E[f(x_missing) | x_observed] = sum_k w_k E[f(x_missing) | z_k] / sum_k w_k,    z_k ~ q(z | x_observed)
+
+    Args:
+        vae: the model, in evaluation mode.
+        batch: B data with a mask.
+        num_draws: S.
+        num_samples: K importance samples per datum.
+        from_prior: z_k ~ p(z | given) with equal weights: what is predicted of entries from the given ones alone.
+
+    References:
+        MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets (Mattei & Frellsen, 2019).
+    """
+    parts = chunks(batch, data_per_chunk(vae, num_samples))
+    found = [_impute_chunk(vae, part, num_draws, num_samples, from_prior) for part in parts]
+    mean, sd, effective = (torch.cat([getattr(f, name) for f in found]) for name in ("mean", "sd", "effective"))
+    return Imputed(mean, sd, torch.cat([f.draws for f in found], 1), effective)
+
+
+def _impute_chunk(vae: VAE, batch: Batch, num_draws: int, num_samples: int, from_prior: bool) -> Imputed:
+    x, exists = batch.x, batch.mask
+    if x is None or exists is None:
+        raise ValueError("Batch(x, mask=...): nothing is missing where there is no mask.")
+    if from_prior:
+        with unvalidated(), pyro.plate("particles", num_samples, dim=-2):
+            generating = batch._replace(x=None, mask=None, n=batch.size)
+            p_x: Any = cast(Any, poutine.trace(vae.model).get_trace(generating)).nodes["x"]["fn"]
+        draws = p_x.sample()
+        mean, variance = p_x.mean, _variance(p_x, draws)
+        log_w = mean.new_zeros(num_samples, batch.size)
+        exists = ~exists  # the given entries are those that are not modelled
+    else:
+        drawn, variance = _draw(vae, batch, num_samples)
+        mean, draws, log_w = drawn.x_mean, drawn.x, drawn.log_p - drawn.log_q
+    w = log_w.softmax(0)
+    weight = w[(...,) + (None,) * (x.dim() - 1)]
+    first = (weight * mean).sum(0)
+    second = (weight * (variance + mean.square())).sum(0)
+    picked = torch.distributions.Categorical(probs=w.T, validate_args=False).sample((num_draws,))
+    chosen = draws[picked, torch.arange(batch.size, device=w.device)]
+    known = torch.where(exists, x, torch.zeros_like(x))
+    return Imputed(
+        torch.where(exists, known, first),
+        torch.where(exists, 0.0, (second - first.square()).clamp_min(0).sqrt()),
+        torch.where(exists, known, chosen),
+        1 / w.square().sum(0),
+    )
+
+
 @torch.no_grad()
 def draw_prior(vae: VAE, num: int, given: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
     """Draws of every latent (num, D) and of the data generated from them (num, *event)."""
     with unvalidated():
         trace: Any = poutine.trace(vae.model).get_trace(Batch(None, n=num, given=given))
     return {name: trace.nodes[name]["value"] for name in vae.variant.layers}, trace.nodes["x"]["value"]
+
+
+def check_finite(values: list[Tensor]) -> None:
+    """Refuse to give out codes (B, ...) that are no numbers."""
+    finite = torch.stack([value.isfinite().flatten(1).all(1) for value in values]).all(0)
+    if not bool(finite.all()):
+        at = int((~finite).nonzero()[0])
+        raise DeclarationError(
+            [
+                f"observation {at}: q(z | x) is no number there: its values lie outside of what the model knows; "
+                "look at them."
+            ]
+        )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import checkpoints
+from pyro_vae.batches import build
 from pyro_vae.data import Arrays, Data
 from pyro_vae.data import load as load_data
 from pyro_vae.data.sets import in_memory
@@ -19,10 +20,10 @@ from pyro_vae.evaluation import prepared
 from pyro_vae.experiment import Experiment, check, dump, load_experiment
 from pyro_vae.planning import choose_device, choose_threads, decide_compile
 from pyro_vae.progress import counter
-from pyro_vae.records import read_json, versions, write_json, write_text
-from pyro_vae.runs import IMPORTANCE_SAMPLES, Run, data_record
+from pyro_vae.records import data_record, read_json, versions, write_json, write_text
+from pyro_vae.runs import IMPORTANCE_SAMPLES, Run
 from pyro_vae.specs import DeclarationError
-from pyro_vae.training import Trainer, build, log
+from pyro_vae.training import Trainer, log
 from pyro_vae.vae import VAE
 
 INITIAL_DATA = 10_000

@@ -22,6 +22,8 @@ GAP = 1
 """Pixels between two pictures of a grid."""
 MOST_NAMES = 60
 """Names of columns that still can be read beside one another."""
+MOST_WRITTEN = 20
+"""Classes of a table whose numbers still can be read."""
 STYLE = "petroff10"
 """Ten colours.
 
@@ -165,6 +167,43 @@ def latent_scatter(
             ax.annotate(text, np.median(some, 0), ha="center", va="center", fontsize=9, bbox=box)
     ax.set(xlabel="E[z_1 | x]", ylabel="E[z_2 | x]", aspect="equal")
     return ax
+
+
+def confusion_figure(
+    labels: Mapping[str, tuple[np.ndarray, np.ndarray]], names: Mapping[str, Sequence[str]] | None = None
+) -> "Figure":
+    """Draw, for each label site, how often data of a class were given each class, in per cent of the class.
+
+    Args:
+        labels: site -> known and found classes (N,) each; -1 is left out.
+        names: site -> names of its classes.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * len(labels), 5), dpi=120, layout="constrained")
+    axes = figure.subplots(1, len(labels), squeeze=False)[0]
+    for ax, (site, (known, found)) in zip(axes, labels.items(), strict=True):
+        drawn = _confusion(ax, known, found, (names or {}).get(site, ()))
+        ax.set(xlabel="most probable class, argmax p(y | x)", ylabel="known class", title=site)
+    figure.colorbar(drawn, ax=axes, label="% of the known class")
+    return figure
+
+
+def _confusion(ax: "Axes", known: np.ndarray, found: np.ndarray, words: Sequence[str]) -> Any:
+    """The table of one label site, its numbers written in where they can be read."""
+    classes = 1 + int(max(known.max(), found.max()))
+    table = np.zeros((classes, classes))
+    np.add.at(table, (known[known >= 0], found[known >= 0]), 1)
+    share = 100 * table / np.maximum(table.sum(1, keepdims=True), 1)
+    drawn = ax.imshow(share, cmap="cividis", vmin=0, vmax=100)
+    if classes <= MOST_WRITTEN:
+        for i, j in zip(*np.nonzero(table), strict=True):
+            colour = "black" if share[i, j] > 50 else "white"
+            ax.text(float(j), float(i), f"{share[i, j]:.0f}", ha="center", va="center", color=colour, fontsize=8)
+        shown = [words[i] if i < len(words) else str(i) for i in range(classes)]
+        ax.set_xticks(range(classes), shown, rotation=90 if max(map(len, shown)) > 2 else 0, fontsize=8)
+        ax.set_yticks(range(classes), shown, fontsize=8)
+    return drawn
 
 
 def _axes(ax: "Axes | None") -> "Axes":

@@ -7,8 +7,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pyro_vae.data import Data
 from pyro_vae.specs import DeclarationError
 
+PARTS = ("train", "validation", "test")
 PACKAGES = ("pyro_vae", "torch", "pyro-ppl", "arviz", "numpy", "pydantic")
 
 
@@ -108,3 +110,13 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def data_record(data: Data) -> dict[str, Any]:
+    """What a run keeps of its data, so that others are not taken for them."""
+    return {
+        "shape": list(data.shape),
+        "sizes": [len(getattr(data, part)) for part in PARTS],
+        "columns": None if data.columns is None else list(data.columns),
+        "names": {name: list(words) for name, words in data.names.items()},
+    }

@@ -19,22 +19,23 @@ import torch
 from torch import Tensor
 
 from pyro_vae import checkpoints, inference_data, latent
+from pyro_vae.batches import DTYPES
 from pyro_vae.capture import same_random_state
+from pyro_vae.classification import LabelScores, score_labels
 from pyro_vae.data import Arrays, Data, read_input
 from pyro_vae.data import load as load_data
 from pyro_vae.evaluation import Scores, evaluate, prepared, score
 from pyro_vae.experiment import Experiment, experiment_from
 from pyro_vae.files import read_yaml
 from pyro_vae.planning import choose_device, count_parameters
-from pyro_vae.records import read_json, read_metrics, versions, write_json
+from pyro_vae.records import PARTS, data_record, read_json, read_metrics, versions, write_json
+from pyro_vae.sites import Batch
 from pyro_vae.specs import DeclarationError
-from pyro_vae.training import DTYPES
-from pyro_vae.vae import VAE, Batch
+from pyro_vae.vae import VAE
 
 if TYPE_CHECKING:
     import xarray
 
-PARTS = ("train", "validation", "test")
 IMPORTANCE_SAMPLES = 1000
 
 
@@ -181,11 +182,15 @@ class Run:
                 )
         return prepared(self.data, part, self.experiment, self.device, indices)
 
-    def read(self, path: Path | str) -> Batch:
+    def read(self, path: Path | str, need_labels: bool = True) -> tuple[Batch, dict[str, Tensor]]:
         """A file of the user's own data, treated as the training data were.
 
         Args:
             path: .npy, .npz, .csv or .tsv, as for `data: {name: arrays}`; an image, or a folder of images.
+            need_labels: whether labels that the model conditions on must be there.
+
+        Returns:
+            The data as the model sees them, and the labels that the file has, (N,) each, -1 where there is none.
 
         Raises:
             DeclarationError: its shape or values are not those that the model was trained on.
@@ -193,11 +198,17 @@ class Run:
         own = read_input(Path(path), self.data, self.experiment.data)
         for name, label in self.experiment.variant.labels.items():
             labels = own.test.attributes.get(name)
-            if label.observed == "always" and (labels is None or bool((labels < 0).any())):
+            if need_labels and label.observed == "always" and (labels is None or bool((labels < 0).any())):
                 raise DeclarationError(
                     [f"--input {path}: labels.{name} is observed always, and the file leaves some out; add them."]
                 )
-        return prepared(own, "test", self.experiment, self.device)
+        levels = getattr(self.experiment.variant.likelihood, "levels", None)
+        if levels is not None and own.levels is None and own.support == "levels":
+            raise DeclarationError(
+                [f"--input {path}: x: must be integers from 0 to {levels - 1}, and these are floats."]
+            )
+        known = {name: y for name, y in own.test.attributes.items() if bool((y >= 0).any())}
+        return prepared(own, "test", self.experiment, self.device), known
 
     def evaluate(
         self,
@@ -240,9 +251,52 @@ class Run:
     ) -> Scores:
         """Log p(x) per datum by importance sampling, with Monte Carlo standard error and k-hat."""
         if not self.experiment.variant.normalized:
-            raise DeclarationError([f"{self.directory}: {why_unnormalized(self.experiment)}; there is no log p(x)."])
+            raise DeclarationError(
+                [f"{self.directory}: {self.experiment.variant.why_unnormalized()}; there is no log p(x)."]
+            )
         with self._seeded():
             return score(self.vae, batch, num_samples, progress)
+
+    def classify(
+        self, batch: Batch, num_samples: int = 100, progress: Callable[[int], object] = lambda n: None
+    ) -> LabelScores:
+        """What the model says of the labels of each datum by Bayes' rule, and of the data under each label.
+
+        Args:
+            batch: N data; their labels are not looked at.
+            num_samples: K importance samples per datum and label.
+            progress: called with the number of data just done.
+
+        Raises:
+            DeclarationError: the variant has no labels, or no normalised density.
+        """
+        with self._seeded():
+            return score_labels(self.vae, batch, num_samples, progress)
+
+    def impute(
+        self, batch: Batch, num_draws: int = 4, num_samples: int = 200, seed: int | None = None
+    ) -> latent.Imputed:
+        """Mean, sd and draws of the entries that are missing; of a model with `data.shown`, of those not shown.
+
+        Args:
+            batch: the data.
+            num_draws: S.
+            num_samples: K importance samples per datum.
+            seed: of the draws, the run's own by default.
+
+        Raises:
+            DeclarationError: nothing is missing.
+        """
+        if batch.mask is None:
+            raise DeclarationError(
+                [
+                    f"{self.directory}: nothing is missing in these data; give an --input with a mask, or train with "
+                    "data.missing or data.shown."
+                ]
+            )
+        with self._seeded(seed):
+            shown = self.experiment.data.shown is not None
+            return latent.impute(self.vae, batch, num_draws, num_samples, from_prior=shown)
 
     def encode(self, batch: Batch, num_particles: int | None = None) -> latent.Codes:
         """Mean and sd of q(z | x) per datum.
@@ -258,7 +312,7 @@ class Run:
             codes = latent.encode(self.vae, batch, num_particles)
         # Far outside of the data an exponential goes to 0 or infinity, and q(z | x) is no density any more.
         spread = [sd.log() for sd in codes.sd.values()] if variant.guide.density else []
-        _check_finite([*codes.mean.values(), *codes.sd.values(), *spread])
+        latent.check_finite([*codes.mean.values(), *codes.sd.values(), *spread])
         return codes
 
     def sample(
@@ -283,7 +337,7 @@ class Run:
         """Draws from the posterior and what they reconstruct, (S, B, ...)."""
         with self._seeded(seed):
             draws = latent.draw_posterior(self.vae, batch, num_draws)
-        _check_finite([values.movedim(0, 1) for values in (*draws.z.values(), draws.x_mean, draws.log_q)])
+        latent.check_finite([values.movedim(0, 1) for values in (*draws.z.values(), draws.x_mean, draws.log_q)])
         return draws
 
     def posterior(
@@ -334,36 +388,6 @@ class Run:
         with same_random_state(self.device):
             torch.manual_seed(self.experiment.seed if seed is None else seed)
             yield
-
-
-def _check_finite(values: list[Tensor]) -> None:
-    """Refuse to give out codes (B, ...) that are no numbers."""
-    finite = torch.stack([value.isfinite().flatten(1).all(1) for value in values]).all(0)
-    if not bool(finite.all()):
-        at = int((~finite).nonzero()[0])
-        raise DeclarationError(
-            [
-                f"observation {at}: q(z | x) is no number there: its values lie outside of what the model knows; "
-                "look at them."
-            ]
-        )
-
-
-def data_record(data: Data) -> dict[str, Any]:
-    """What a run keeps of its data, so that others are not taken for them."""
-    return {
-        "shape": list(data.shape),
-        "sizes": [len(getattr(data, part)) for part in PARTS],
-        "columns": None if data.columns is None else list(data.columns),
-        "names": {name: list(words) for name, words in data.names.items()},
-    }
-
-
-def why_unnormalized(experiment: Experiment) -> str:
-    """Why no log p(x) is reported."""
-    if not experiment.variant.guide.density:
-        return "its guide is a point, not a density"
-    return "its likelihood is declared unnormalised"
 
 
 def load(directory: Path | str, data: Arrays | None = None) -> Run:

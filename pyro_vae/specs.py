@@ -278,7 +278,7 @@ def explain(error: ValidationError) -> list[str]:
 def _owned(item: ErrorDetails) -> str:
     """Which parts have a key that this one lacks, as something to do."""
     owners = item.get("ctx", {}).get("owners", [])
-    field = ".".join(map(str, item["loc"][:-1]))
+    field = ".".join(str(name) for name in item["loc"][:-1] if not _names_a_type(name))
     return (
         f" {item['loc'][-1]!r} is a key of: {', '.join(owners)}; choose one, like {field}={owners[0]}."
         if owners

@@ -8,7 +8,7 @@ the model, so that a checkpoint holds them, and log p(x) is a density of x as it
 compared with those of a model that was trained without.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import pyro.distributions as dist
 import torch
@@ -67,3 +67,11 @@ class Rescaled(dist.TransformedDistribution):
     def variance(self) -> Tensor:
         """Var[x]."""
         return cast(AffineTransform, self.transforms[0]).scale ** 2 * self.base_dist.variance
+
+    def marginal(self, mask: Tensor) -> "Rescaled":
+        """The distribution of the entries where the mask is True, of a distribution of a whole datum."""
+        affine = cast(AffineTransform, self.transforms[0])
+        loc, scale = cast(Tensor, affine.loc), cast(Tensor, affine.scale)
+        mean = torch.where(mask, loc, torch.zeros_like(loc))
+        sd = torch.where(mask, scale, torch.ones_like(scale))  # adds log 1 where an entry is missing
+        return Rescaled(cast(Any, self.base_dist).marginal(mask), [AffineTransform(mean, sd)])

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from pyro_vae.capture import Program
 from pyro_vae.experiment import Optimizer
 from pyro_vae.objectives import Terms
-from pyro_vae.vae import Batch
+from pyro_vae.sites import Batch
 
 METRICS = ("loss", "elbo", "reconstruction", "kl")
 """What is summed over the epoch, per step, after the number of applied steps."""
@@ -109,8 +109,19 @@ class Resident(NamedTuple):
     """Which rows of x and mask are the data, where these stay on disk; None: all of them."""
 
 
-type Prepare = Callable[[Tensor], Tensor]
+type Prepare = Callable[[Batch], Batch]
 type Step = Callable[[State, Plan, Resident], None]
+
+
+def learning_rate_factors(objective: nn.Module, rates: dict[str, float], layout: Layout) -> Tensor | None:
+    """Factors of the learning rate, flat, by the prefix of the parameters' names; None where there are none."""
+    if not rates:
+        return None
+    found = []
+    for name, parameter in objective.named_parameters():
+        factor = next((value for prefix, value in rates.items() if name.startswith(prefix)), 1.0)
+        found.append(torch.full_like(parameter, factor))
+    return layout.flatten(found).detach()
 
 
 def new_state(objective: nn.Module, layout: Layout, num_flags: int) -> State:
@@ -139,24 +150,32 @@ def new_state(objective: nn.Module, layout: Layout, num_flags: int) -> State:
 
 
 def fetch(data: Resident, indices: Tensor, prepare: Prepare) -> Batch:
-    """Gather a batch and make x real: scaled, binarised or dequantised."""
+    """Gather a batch as stored, and make it what is modelled: scaled, binarised or dequantised."""
     rows = indices if data.rows is None else data.rows.index_select(0, indices)
 
     def take(tensor: Tensor | None, at: Tensor = indices) -> Tensor | None:
         return None if tensor is None else tensor.index_select(0, at)
 
-    return Batch(prepare(data.x.index_select(0, rows)), take(data.y), take(data.mask, rows), take(data.given))
+    return prepare(Batch(data.x.index_select(0, rows), take(data.y), take(data.mask, rows), take(data.given)))
 
 
-def make_step(program: Program, layout: Layout, prepare: Prepare, adam: Optimizer, clip_norm: float | None) -> Step:
+def make_step(
+    program: Program,
+    layout: Layout,
+    prepare: Prepare,
+    adam: Optimizer,
+    clip_norm: float | None,
+    factors: Tensor | None = None,
+) -> Step:
     """Build the step around a program.
 
     Args:
         program: eager or recorded, `(parameters, buffers, batch, weights) -> Outcome`.
         layout: of the flat vector.
-        prepare: raw x of a batch -> x.
+        prepare: a batch as stored -> as modelled.
         adam: settings of the update.
         clip_norm: largest norm of the gradient, or None.
+        factors: of the learning rate, flat like the parameters; None where it is the same for all.
 
     Returns:
         The step; run it under `torch.no_grad()`.
@@ -174,7 +193,7 @@ def make_step(program: Program, layout: Layout, prepare: Prepare, adam: Optimize
             gradient = gradient * (clip_norm / (norm + 1e-6)).clamp(max=1.0)
         finite = torch.isfinite(loss) & torch.isfinite(norm)
         rate = plan.learning_rates.index_select(0, at)[0]
-        update(state, gradient, rate, adam, finite)
+        update(state, gradient, rate, adam, finite, factors)
         for old, new in zip(state.buffers, buffers, strict=True):
             old.copy_(torch.where(finite, new, old))
         _record(state, loss, terms, norm, finite)
@@ -182,7 +201,9 @@ def make_step(program: Program, layout: Layout, prepare: Prepare, adam: Optimize
     return step
 
 
-def update(state: State, gradient: Tensor, rate: Tensor, adam: Optimizer, finite: Tensor) -> None:
+def update(
+    state: State, gradient: Tensor, rate: Tensor, adam: Optimizer, finite: Tensor, factors: Tensor | None = None
+) -> None:
     """Apply one step of Adam or AdamW if `finite`."""
     theta, (b1, b2) = state.parameters, adam.betas
     if adam.weight_decay and adam.kind == "adam":
@@ -192,9 +213,11 @@ def update(state: State, gradient: Tensor, rate: Tensor, adam: Optimizer, finite
     v = b2 * state.second_moment + (1 - b2) * gradient.square()
     # Stacked, because a compiler would otherwise compute these powers anew for every parameter.
     size, root = torch.stack([(rate / (1 - b1**t)).to(theta.dtype), (1 - b2**t).sqrt().to(theta.dtype)]).unbind()
-    if adam.weight_decay and adam.kind == "adamw":
-        theta = theta * (1 - rate * adam.weight_decay).to(theta.dtype)
-    theta = theta - size * m / (v.sqrt() / root + adam.eps)
+    step = size * m / (v.sqrt() / root + adam.eps)
+    decay = (rate * adam.weight_decay).to(theta.dtype) * theta if adam.kind == "adamw" and adam.weight_decay else None
+    if decay is not None:
+        step = step + decay
+    theta = theta - (step if factors is None else factors * step)
     # `where` and not a branch: the host does not wait for the answer.
     state.parameters.copy_(torch.where(finite, theta, state.parameters))
     state.first_moment.copy_(torch.where(finite, m, state.first_moment))

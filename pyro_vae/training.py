@@ -7,9 +7,8 @@ the same versions and number of threads.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,20 @@ import torch
 from torch import Tensor
 
 from pyro_vae import checkpoints
+from pyro_vae.batches import DTYPES, preparer, resident
 from pyro_vae.capture import capture, same_random_state, unvalidated, value_and_gradient
-from pyro_vae.data import Data, Split, prepare
+from pyro_vae.data import Data
 from pyro_vae.experiment import Experiment
 from pyro_vae.interruption import Interrupted, signals
 from pyro_vae.planning import choose_threads, compile_step, threads
 from pyro_vae.progress import bar
 from pyro_vae.records import Metrics, truncate_metrics, write_metrics
-from pyro_vae.specs import DeclarationError
-from pyro_vae.step import METRICS, Layout, Plan, Resident, State, Step, fetch, flags, make_step, new_state
-from pyro_vae.vae import VAE, Batch
+from pyro_vae.sites import Batch
+from pyro_vae.step import METRICS, Layout, Plan, State, Step, fetch, flags, learning_rate_factors, make_step, new_state
+from pyro_vae.vae import VAE
 
 log = logging.getLogger("pyro_vae")
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 CHECK_EVERY = 200
 """Steps between two looks at the latched fault, each of which waits for the device."""
 VALIDATION_BATCH = 512
@@ -61,72 +60,6 @@ class Progress:
     """Whether early stopping ended the run."""
 
 
-def build(experiment: Experiment, data: Data, device: torch.device) -> VAE:
-    """The VAE of an experiment, initialised from its seed; the caller's random state is left alone."""
-    given = data.train.given
-    scaling = data.scaling
-    with same_random_state(torch.device("cpu")):
-        torch.manual_seed(experiment.seed)
-        vae = VAE(
-            experiment.variant,
-            data.shape,
-            given=0 if given is None else given.shape[1],
-            masked=data.train.mask is not None,
-            standardized=scaling is not None,
-        )
-    vae = vae.to(device=device, dtype=DTYPES[experiment.training.precision])
-    if vae.standardization is not None and scaling is not None:
-        vae.standardization.set(*scaling)  # in that precision: a mean may need more digits than float32 has
-    return vae
-
-
-def preparer(data: Data, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """The function from stored x to the x of the model."""
-    return partial(prepare, levels=data.levels, binarize=data.binarize, dequantize=data.dequantize, dtype=dtype)
-
-
-def resident(split: Split, experiment: Experiment, device: torch.device, *, training: bool) -> Resident:
-    """A split on the device, with the columns of the variant's label sites, -1 where there is none.
-
-    Labels that can be missing are seen in training only: elsewhere they would turn log p(x) into log p(x, y).
-    """
-    absent = torch.full((len(split),), -1, dtype=torch.int64)
-    hidden = () if training else experiment.variant.missing
-    columns = [absent if name in hidden else split.attributes.get(name, absent) for name in experiment.variant.labels]
-    y = torch.stack(columns, -1) if columns else None
-    dtype = DTYPES[experiment.training.precision]
-    small = (None if part is None else part.to(device) for part in (y, split.given))
-    y, given = (part if part is None or part.dtype == torch.int64 else part.to(dtype) for part in small)
-    if split.rows is not None and device.type == "cpu":  # on disk: each step takes its rows from there
-        return Resident(split.x, y, split.mask, given, split.rows)
-    x = gathered(split.x, split.rows, device)
-    mask = None if split.mask is None else gathered(split.mask, split.rows, device)
-    return Resident(x if x.dtype == torch.uint8 else x.to(dtype), y, mask, given)
-
-
-def gathered(source: Tensor, rows: Tensor | None, device: torch.device) -> Tensor:
-    """The rows of a tensor on the device, without another copy of them in memory on the way.
-
-    Raises:
-        DeclarationError: the device has no room for them.
-    """
-    try:
-        if rows is None:
-            return source.to(device)
-        made = torch.empty(len(rows), *source.shape[1:], dtype=source.dtype, device=device)
-        for some in torch.arange(len(rows)).split(max(1, 2**22 // source[0].numel())):
-            made[some[0] : some[-1] + 1] = source[rows[some]].to(device)
-        return made
-    except torch.OutOfMemoryError:
-        size = (len(source) if rows is None else len(rows)) * source[0].numel() * source.element_size() / 2**30
-        raise DeclarationError(
-            [
-                f"training.device={str(device)!r}: has no room for {size:.1f} GiB of training data; set "
-                "training.device=cpu, or train on fewer or smaller data."
-            ]
-        ) from None
-
-
 class Trainer:
     """One training: the objective, the compiled step and the state it changes."""
 
@@ -146,8 +79,8 @@ class Trainer:
         training = experiment.training
         self.experiment, self.data, self.vae, self.folder, self.quiet = experiment, data, vae, folder, quiet
         self.device = next(vae.parameters()).device
-        self.objective = experiment.objective.build(vae).to(self.device).train()
-        self.prepare = preparer(data, DTYPES[training.precision])
+        self.objective = experiment.objective.build(vae, len(data.train)).to(self.device).train()
+        self.prepare = preparer(data, DTYPES[training.precision], self.device)
         self.train_data = resident(data.train, experiment, self.device, training=True)
         self.steps_per_epoch = len(data.train) // training.batch_size
         self.progress = Progress(compiled=compiled)
@@ -193,7 +126,8 @@ class Trainer:
             program = capture(self.objective, example, weights, autocast)
         else:
             program = value_and_gradient(self.objective, autocast)
-        step = make_step(program, self.layout, self.prepare, training.optimizer, training.clip_norm)
+        factors = learning_rate_factors(self.objective, self.experiment.objective.learning_rates(), self.layout)
+        step = make_step(program, self.layout, self.prepare, training.optimizer, training.clip_norm, factors)
         return compile_step(step, self.device) if self.progress.compiled else step
 
     def _validation_batches(self) -> Iterator[Batch]:

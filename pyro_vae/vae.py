@@ -8,12 +8,11 @@ log p(x, y, z) - log q(z | x, y), per datum, in nats, unscaled.
 Only this file says `pyro.sample`; every part returns a distribution.
 """
 
-import functools
 import math
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import pyro
 import pyro.distributions as dist
@@ -22,83 +21,24 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pyro_vae.guides import Classifier
+from pyro_vae.guides import Classifier, Refined
 from pyro_vae.networks import Shape
+from pyro_vae.sites import (
+    IMPOSSIBLE,
+    Batch,
+    Densities,
+    observed,
+    one_hot,
+    sites,
+    without_labels,
+)
 from pyro_vae.standardize import Standardization
-from pyro_vae.variant import Variant
-
-IMPOSSIBLE = -1e30
-"""Log probability of a class that contradicts a known label: exp gives 0, and 0 x IMPOSSIBLE is 0, not NaN."""
+from pyro_vae.variant import PARTS, Sees, Variant
 
 ENUMERABLE: Any = {"enumerate": "parallel"}
 """Lets TraceEnum_ELBO and MCMC sum a label out."""
 
 type Program = Literal["model", "guide"]
-
-
-class Batch(NamedTuple):
-    """What a model and a guide see.
-
-    Attributes:
-        x: data (B, *event), or None to generate `n` of them.
-        y: integer labels (B,) for one label site, (B, sites) for several; -1 where missing.
-        mask: like x, True where the entry exists.
-        given: covariates (B, G).
-        n: number of data to generate if x is None.
-    """
-
-    x: Tensor | None
-    y: Tensor | None = None
-    mask: Tensor | None = None
-    given: Tensor | None = None
-    n: int | None = None
-
-    @property
-    def size(self) -> int:
-        """Number of data B."""
-        if self.x is not None:
-            return self.x.shape[0]
-        if self.n is None:
-            raise ValueError("Batch(x=None) generates: say how many data, Batch(x=None, n=16).")
-        return self.n
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        """The batch with a function applied to each of its tensors."""
-        tensors = (None if tensor is None else function(tensor) for tensor in self[:4])
-        return Batch(*tensors)  # type: ignore[arg-type]
-
-
-class Site(NamedTuple):
-    """One random variable of a trace: its distribution, value and log_prob (broadcasts to (C, K, B), nats)."""
-
-    fn: dist.Distribution
-    value: Tensor
-    log_prob: Tensor
-
-
-class Densities(NamedTuple):
-    """Every site of the model p and of the guide q, on the same latents."""
-
-    p: dict[str, Site]
-    q: dict[str, Site]
-    labels: tuple[str, ...] = ()
-    """Label sites that can be missing."""
-
-    @property
-    def log_w(self) -> Tensor:
-        """The log importance weight log p(x, y, z) - log q(z | x, y), (C, K, B) or (K, B), nats."""
-        log_q = [site.log_prob for name, site in self.q.items() if name not in self.labels]
-        return total(site.log_prob for site in self.p.values()) - total(log_q)
-
-
-def total(terms: Iterable[Tensor]) -> Tensor:
-    """Sum of tensors that broadcast; there is always at least one site."""
-    return functools.reduce(torch.add, terms)
-
-
-def one_hot(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """Indicator (..., classes) of y (...), all zero where y is -1; unlike `F.one_hot` it can be recorded."""
-    return (y[..., None] == torch.arange(classes, device=y.device)).to(dtype)
 
 
 class UniformLabel(nn.Module):
@@ -143,13 +83,14 @@ class VAE(nn.Module):
         width = sum(label.classes for label in variant.labels.values())
         self.shape = shape = Shape(tuple(x), width, given, masked)
         self.standardization = Standardization(shape.x) if standardized else None
+        seen = {part: shape._replace(y=variant.label_width(part)) for part in PARTS}
         layers = list(variant.layers.items())
         self.label_priors = nn.ModuleDict({name: UniformLabel(s.classes) for name, s in variant.labels.items()})
         self.priors = nn.ModuleDict()
         for (name, dim), above in zip(layers, [*layers[1:], None], strict=True):
-            self.priors[name] = variant.priors[name].build(dim, above and above[1], shape)
-        self.likelihood = variant.likelihood.build(variant.decoder, layers[0][1], shape)
-        self.body = variant.encoder.body(shape)
+            self.priors[name] = variant.priors[name].build(dim, above and above[1], seen["prior"])
+        self.likelihood = variant.likelihood.build(variant.decoder, layers[0][1], seen["decoder"])
+        self.body = variant.guide.body(variant.encoder, shape)
         features = cast(int, self.body.features)
         self.classifiers = nn.ModuleDict(
             {name: Classifier(features, s.classes) for name, s in variant.missing.items() if s.rule == "guide"}
@@ -159,7 +100,8 @@ class VAE(nn.Module):
         neighbour: int | None = None
         for name in self.guide_order:
             dim = variant.layers[name]
-            self.heads[name] = variant.guide.head(features, neighbour, dim, shape)
+            number = list(variant.layers).index(name) + 1
+            self.heads[name] = variant.guide.head(features, neighbour, dim, seen["encoder"], (number, len(layers)))
             neighbour = dim
         for name, prior in self.priors.items():
             attach = getattr(prior, "attach", None)
@@ -179,8 +121,8 @@ class VAE(nn.Module):
             y = self._labels(batch, [self.label_priors[name]() for name in self.variant.labels], guide=False)
             z = None
             for name in list(self.variant.layers)[::-1]:
-                z = pyro.sample(name, self.priors[name](z, y, batch.given))
-            p_x = self.likelihood(z, y, batch.given)
+                z = pyro.sample(name, self.priors[name](z, self._seen(y, "prior"), batch.given))
+            p_x = self.likelihood(z, self._seen(y, "decoder"), batch.given)
             if self.standardization is not None:
                 p_x = self.standardization.undone(p_x)
             x = batch.x
@@ -191,7 +133,7 @@ class VAE(nn.Module):
 
     def guide(self, batch: Batch, offsets: Mapping[str, Tensor] | None = None) -> None:
         """The amortised encoder: q(y | x), then q(z_l | x, y, neighbour) in the guide's order."""
-        offsets = offsets or {}
+        offsets = self.refined(batch) if offsets is None and isinstance(self.variant.guide, Refined) else offsets or {}
         with pyro.plate("data", batch.size, dim=-1):
             h = self.features(batch)
             q_y = [
@@ -201,14 +143,52 @@ class VAE(nn.Module):
             y = self._labels(batch, q_y, guide=True)
             neighbour = None
             for name in self.guide_order:
-                top_down = self.variant.guide.order == "top_down"
-                p = self.priors[name](neighbour, y, batch.given) if top_down else None
-                neighbour = pyro.sample(name, self.heads[name](h, neighbour, y, p, offsets.get(name)))
+                needed = self.variant.guide.combines(top=name == list(self.variant.layers)[-1])
+                p = self.priors[name](neighbour, self._seen(y, "prior"), batch.given) if needed else None
+                q = self.heads[name](h, neighbour, self._seen(y, "encoder"), p, offsets.get(name))
+                neighbour = pyro.sample(name, q)
 
     def features(self, batch: Batch) -> Tensor:
         """h = body(x, mask, given) (B, features): what the encoder makes of a batch, before any head."""
-        x = batch.x if self.standardization is None else self.standardization(batch.x)
-        return self.body(x, batch.mask, batch.given)
+        return self.body(self.encoded(cast(Tensor, batch.x)), batch.mask, batch.given)
+
+    def encoded(self, x: Tensor) -> Tensor:
+        """x (B, *event) in the units that the encoder sees: standardised, counts as log(1 + x)."""
+        x = x if self.standardization is None else self.standardization(x)
+        for_encoder = getattr(self.likelihood, "for_encoder", None)
+        return x if for_encoder is None else for_encoder(x)
+
+    def refined(self, batch: Batch) -> dict[str, Tensor]:
+        """Offsets (B, raw outputs) of each head after the gradient steps of a refined guide; see `Refined`."""
+        spec = cast(Refined, self.variant.guide)
+        h = self.features(batch)
+        with torch.enable_grad(), poutine.block():
+            offsets = {
+                name: h.new_zeros(batch.size, cast(Any, head).raw.output.out_features, requires_grad=True)
+                for name, head in self.heads.items()
+            }
+            for _ in range(spec.steps):
+                elbo = self._elbo(batch, offsets).sum()
+                steps = torch.autograd.grad(elbo, list(offsets.values()), create_graph=self.training)
+                moved = (
+                    d
+                    + spec.learning_rate
+                    * step
+                    * (spec.max_norm / (step.norm(dim=-1, keepdim=True) + 1e-6)).clamp(max=1)
+                    for d, step in zip(offsets.values(), steps, strict=True)
+                )
+                offsets = dict(zip(offsets, moved, strict=True))
+                if not self.training:
+                    offsets = {name: d.detach().requires_grad_() for name, d in offsets.items()}
+        return offsets if self.training else {name: d.detach() for name, d in offsets.items()}
+
+    def _elbo(self, batch: Batch, offsets: dict[str, Tensor]) -> Tensor:
+        """The ELBO of each datum (..., B), nats, from one draw of a guide with these offsets."""
+        cells = label_cells(self)
+        q = poutine.trace(poutine.condition(lambda: self.guide(batch, offsets), cells)).get_trace()
+        p = poutine.trace(poutine.replay(poutine.condition(self.model, cells), q)).get_trace(batch)
+        d = Densities(sites(p), sites(q), tuple(self.variant.missing))
+        return without_labels(d.log_w, d, batch, self.variant.rule)
 
     def _labels(self, batch: Batch, distributions: list[dist.Distribution], guide: bool) -> Tensor | None:
         """Sample the label sites; one-hot labels side by side (..., sum of classes), None without sites."""
@@ -229,6 +209,13 @@ class VAE(nn.Module):
         widest = torch.broadcast_shapes(*[value.shape[:-1] for value in values])
         return torch.cat([value.expand(*widest, value.shape[-1]) for value in values], -1)
 
+    def _seen(self, y: Tensor | None, part: Sees) -> Tensor | None:
+        """The labels (..., width) that condition a part; None if none does."""
+        columns = self.variant.seen_by(part)
+        if y is None or len(columns) == len(self.variant.labels):
+            return y
+        return torch.cat([y[..., c] for c in columns], -1) if columns else None
+
     @property
     def numel(self) -> int:
         """Number of entries of a datum."""
@@ -237,7 +224,7 @@ class VAE(nn.Module):
     @cached_property
     def widest(self) -> int:
         """Numbers in the widest tensor that one particle of one datum needs: what bounds memory."""
-        sizes = [self.numel]
+        sizes = [self.numel, *(getattr(prior, "widest", 0) for prior in self.priors.values())]
         hooks = [
             module.register_forward_hook(lambda _, __, out: sizes.append(out.numel() if torch.is_tensor(out) else 0))
             for module in self.likelihood.modules()
@@ -246,7 +233,7 @@ class VAE(nn.Module):
             some = next(self.likelihood.parameters())
             like: Any = {"device": some.device, "dtype": some.dtype}
             z = torch.zeros(1, list(self.variant.layers.values())[0], **like)
-            widths = (self.shape.y, self.shape.given)
+            widths = (self.variant.label_width("decoder"), self.shape.given)
             y, given = (torch.zeros(1, width, **like) if width else None for width in widths)
             with torch.no_grad(), pyro.validation_enabled(False):
                 self.likelihood(z, y, given)
@@ -277,19 +264,14 @@ class VAE(nn.Module):
         return model, guide
 
     def initialise(self, x: Tensor) -> None:
-        """Start the likelihood where the data x (N, *event) are on average, if it knows how."""
+        """Start the likelihood where the data x (N, *event) are on average, and priors among them, if they know how."""
         start = getattr(self.likelihood, "initialise", None)
         if start is not None:
             start(x if self.standardization is None else self.standardization(x))
-
-
-def observed(p_x: Any, mask: Tensor) -> Any:
-    """The distribution of the entries that exist; of the others it says nothing.
-
-    Entries that are independent given z are masked. Where they are not (the event is the whole datum), the
-    distribution's own `marginal(mask)` leaves the others out.
-    """
-    return p_x.marginal(mask) if p_x.event_dim else p_x.mask(mask)
+        for prior in self.priors.values():
+            start = getattr(prior, "initialise", None)
+            if start is not None:
+                start(self.encoded(x))
 
 
 def _given_label(name: str, fn: Any, known: Tensor | None, guide: bool) -> Tensor:
@@ -352,7 +334,7 @@ def densities(
     with pyro.plate("particles", num_particles, dim=-2):
         q = poutine.trace(program("guide")).get_trace(batch)
         p = poutine.trace(poutine.replay(program("model"), q)).get_trace(batch)
-    return Densities(_sites(p), _sites(q), tuple(vae.variant.missing))
+    return Densities(sites(p), sites(q), tuple(vae.variant.missing))
 
 
 def label_cells(vae: VAE) -> dict[str, Tensor]:
@@ -366,38 +348,3 @@ def label_cells(vae: VAE) -> dict[str, Tensor]:
         values[name] = (cells // stride % label.classes)[:, None, None]
         stride *= label.classes
     return values
-
-
-def _sites(trace: Any) -> dict[str, Site]:
-    trace.compute_log_prob()
-    return {
-        name: Site(node["fn"], node["value"], node["unscaled_log_prob"])
-        for name, node in trace.nodes.items()
-        if node["type"] == "sample" and name not in ("data", "particles")
-    }
-
-
-def label_weights(log_w: Tensor, d: Densities, rule: Literal["sum", "guide"]) -> Tensor:
-    """Weight of each cell of missing labels, broadcasts to (C, K, B): w_c / sum w_c (`sum`) or q(y_c | x) (`guide`)."""
-    if rule == "sum":
-        return log_w.softmax(0)
-    return total(d.q[name].log_prob for name in d.labels).exp()
-
-
-def without_labels(log_w: Tensor, d: Densities, batch: Batch, rule: Literal["sum", "guide"]) -> Tensor:
-    """Take the missing labels out: (C, K, B) -> (K, B), before any objective, which so knows nothing of labels.
-
-        sum:    log sum_c w_c                             exact
-        guide:  sum_c pi_c (log w_c - log pi_c)           pi = q(y | x), one-hot where the label is known
-
-    Known labels are already in `d`: the model gives contradicting cells no probability, and so does q(y | x).
-
-    References:
-        Semi-supervised Learning with Deep Generative Models (Kingma, Rezende, Mohamed & Welling, 2014).
-    """
-    if not d.labels:
-        return log_w
-    if rule == "sum":
-        return log_w.logsumexp(0)
-    log_pi = total(d.q[name].log_prob for name in d.labels)
-    return (log_pi.exp() * (log_w - log_pi)).sum(0)

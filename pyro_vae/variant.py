@@ -14,11 +14,15 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from torch.nn import ModuleDict
 
-from pyro_vae.guides import GUIDES, DiagonalNormal, Guide
+from pyro_vae.guides import GUIDES, DiagonalNormal, Guide, mismatches
 from pyro_vae.likelihoods import LIKELIHOODS, Likelihood, Normal
 from pyro_vae.networks import MLP, NETWORKS, Network
 from pyro_vae.priors import PRIORS, Prior, StandardNormal
-from pyro_vae.specs import Count, OneOf, OneOrMore, Spec
+from pyro_vae.specs import Count, OneOf, OneOrMore, Seq, Spec
+
+type Sees = Literal["prior", "encoder", "decoder"]
+PARTS: tuple[Sees, ...] = ("prior", "encoder", "decoder")
+"""What a label can condition."""
 
 MAX_CELLS = 1000
 """Largest product grid of classes that is enumerated."""
@@ -42,6 +46,16 @@ class Label(Spec):
     """Whether the label is given with each datum (a conditional model), with some of them, or with none."""
     rule: Literal["sum", "guide"] = "sum"
     """How missing labels are taken out: `sum` exactly, `guide` by q(y | x) (Kingma's M2)."""
+    conditions: Annotated[Seq[Sees], Field(min_length=1)] = PARTS
+    """What sees the label: p(z | y) where the prior can, q(z | x, y), p(x | z, y), or some of these."""
+
+    @model_validator(mode="after")
+    def _conditions_differ(self) -> "Label":
+        if len(set(self.conditions)) < len(self.conditions):
+            raise ValueError(f"conditions={list(self.conditions)}: names a part twice; name each once")
+        if self.conditions == ("encoder",):
+            raise ValueError("conditions=['encoder']: the model would not depend on the label; add prior or decoder")
+        return self
 
 
 class Variant(Spec):
@@ -89,6 +103,19 @@ class Variant(Spec):
         """The label sites that can be missing."""
         return {name: label for name, label in self.labels.items() if label.observed != "always"}
 
+    def seen_by(self, part: Sees) -> list[slice]:
+        """Which columns of the one-hot labels, all sites side by side, a part sees."""
+        found, start = list[slice](), 0
+        for label in self.labels.values():
+            if part in label.conditions:
+                found.append(slice(start, start + label.classes))
+            start += label.classes
+        return found
+
+    def label_width(self, part: Sees) -> int:
+        """Number of those columns."""
+        return sum(columns.stop - columns.start for columns in self.seen_by(part))
+
     @property
     def cells(self) -> int:
         """Cells of the product grid of the labels that can be missing; 1 without any."""
@@ -103,6 +130,14 @@ class Variant(Spec):
     def normalized(self) -> bool:
         """Whether the ELBO bounds a log density: the likelihood is one, and so is the guide."""
         return self.likelihood.normalized and self.guide.density
+
+    def why_unnormalized(self) -> str:
+        """Why no log p(x) is reported."""
+        return (
+            "its guide is a point, not a density"
+            if not self.guide.density
+            else "its likelihood is declared unnormalised"
+        )
 
     @property
     def capturable(self) -> bool:
@@ -128,6 +163,14 @@ class Variant(Spec):
                     f"prior[{i - 1}]: {prior.kind!r} ignores the layer above, so that z{i + 1} would be "  # type: ignore[attr-defined]
                     f"unused; below the top take one of: {', '.join(known) or 'none is registered'}"
                 )
+        found = mismatches(self.guide, tuple(priors))
+        if any(prior.of_guide for prior in priors) and self.seen_by("prior") != self.seen_by("encoder"):
+            found.append(
+                "labels: a prior that is made of the guide needs every label that conditions the encoder to condition "
+                "the prior, and the other way round; give each of them both in `conditions`, or neither"
+            )
+        if found:
+            raise ValueError("\n".join(found))
         return self
 
     @model_validator(mode="after")

@@ -10,7 +10,8 @@ from pyro_vae.guides import Guide, Raw
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.networks import MLP, dense, join, linear
 from pyro_vae.priors import Prior, StandardNormal
-from pyro_vae.vae import VAE, Batch
+from pyro_vae.sites import Batch
+from pyro_vae.vae import VAE
 from pyro_vae.variant import Label, Latent, Variant
 
 X = 20
@@ -22,6 +23,7 @@ class ConditionalNormal(Prior):
 
     kind: Literal["test_conditional_normal"] = "test_conditional_normal"
     reads_above: ClassVar[bool] = True
+    normal: ClassVar[bool] = True
 
     def build(self, dim, dim_above, shape):
         return ConditionalNormalPrior(dim, dim_above, shape)
@@ -42,7 +44,10 @@ class LadderGuide(Guide):
 
     kind: Literal["test_ladder"] = "test_ladder"
 
-    def head(self, features, neighbour_dim, dim, shape):
+    def combines(self, top):
+        return True
+
+    def head(self, features, neighbour_dim, dim, shape, layer=(1, 1)):
         return LadderHead(Raw(features, None, shape, (), "tanh", 2 * dim))
 
 
@@ -64,7 +69,7 @@ class BottomUpGuide(Guide):
     kind: Literal["test_bottom_up"] = "test_bottom_up"
     order: ClassVar[Literal["top_down", "bottom_up"]] = "bottom_up"
 
-    def head(self, features, neighbour_dim, dim, shape):
+    def head(self, features, neighbour_dim, dim, shape, layer=(1, 1)):
         return BottomUpHead(Raw(features, neighbour_dim, shape, (), "tanh", 2 * dim))
 
 

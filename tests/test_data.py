@@ -368,7 +368,7 @@ GREY: list[dict[str, Any]] = [
 )
 def test_what_is_declared_is_what_is_found(spec: DataSpec) -> None:
     got = load(spec)
-    assert spec.declared() == Declared(got.name, got.support, got.shape, got.num_classes)
+    assert spec.declared() == Declared(got.name, got.support, got.shape, got.num_classes, got.levels)
 
 
 def test_every_set_but_ones_own_arrays_is_known_before_it_is_read() -> None:

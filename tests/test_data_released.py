@@ -38,7 +38,7 @@ def agrees(spec: DataSpec, **fields: Any) -> bool:
     """Whether what is declared of a set is what is found in it."""
     declared = spec.replace(validation=0, **fields)
     got = load(declared)
-    return declared.declared() == Declared(got.name, got.support, got.shape, got.num_classes)
+    return declared.declared() == Declared(got.name, got.support, got.shape, got.num_classes, got.levels)
 
 
 # ------------------------------------------------------------------------------------------------- downloads

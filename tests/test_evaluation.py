@@ -9,11 +9,11 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae import evaluation, latent
+from pyro_vae.batches import build
 from pyro_vae.capture import unvalidated
 from pyro_vae.data import load
 from pyro_vae.evaluation import bits_per_dim, evaluate, score
 from pyro_vae.specs import DeclarationError
-from pyro_vae.training import build
 
 TINY = ["latent.dim=3", "encoder.widths=[16]", "decoder.widths=[16]"]
 

@@ -12,7 +12,8 @@ from pyro_vae.data import load
 from pyro_vae.diagnostics.importance import iwae_bound, log_mean_exp
 from pyro_vae.evaluation import score
 from pyro_vae.objectives import ELBO
-from pyro_vae.vae import Batch, densities
+from pyro_vae.sites import Batch
+from pyro_vae.vae import densities
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -14,15 +14,15 @@ ROOT = Path(pyro_vae.__file__).parent
 # A module may import from the lines above its own, and on its line from the names to its left.
 LINES = """
     specs
-    networks standardize priors likelihoods guides data
-    variant vae
-    objectives files experiment
-    distributed checkpoints capture step planning interruption progress records training
+    networks standardize flows priors likelihoods guides data
+    variant sites vae
+    objectives files fitting experiment
+    distributed checkpoints capture step batches planning interruption progress records training
     diagnostics
-    latent evaluation
+    latent classification evaluation
     inference_data plots report
     runs launch
-    card cli_io cli __main__
+    card cli_io cli_options cli_latent cli __main__
 """
 ORDER = [line.split() for line in LINES.strip().splitlines()]
 PLACE = {name: (i, j) for i, line in enumerate(ORDER) for j, name in enumerate(line)}

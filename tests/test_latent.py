@@ -10,7 +10,8 @@ from mc import assert_close_mc
 from pyro_vae import latent
 from pyro_vae.latent import chunks, data_per_chunk, draw_posterior, draw_prior, encode, particles_per_chunk, sample
 from pyro_vae.objectives import ELBO
-from pyro_vae.vae import Batch, densities, label_weights
+from pyro_vae.sites import Batch, label_weights
+from pyro_vae.vae import densities
 
 pytestmark = pytest.mark.usefixtures("float64")
 S = 4000

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae.networks import ACTIVATIONS, MLP, Conv, Shape, dense, join, linear
+from pyro_vae.networks import ACTIVATIONS, MLP, Conv, ResNet, Shape, dense, join, linear
 from pyro_vae.specs import DeclarationError
 
 SIZES = [(1, 1), (2, 2), (5, 7), (8, 8), (28, 28), (33, 17)]
@@ -18,13 +18,27 @@ NETWORKS = {
     "mlp on images": (MLP(widths=[7, 5], activation="silu"), (2, 5, 4)),
     "conv": (Conv(channels=[4, 6], widths=[7], activation="elu"), (2, 5, 4)),
     "conv, no dense": (Conv(channels=[4], widths=[], kernel=4, activation="tanh"), (3, 6, 6)),
-    "conv, normalised": (Conv(channels=[4, 6], widths=[7], batch_norm=True, dropout=0.3), (1, 6, 5)),
+    "conv, normalised": (Conv(channels=[4, 6], widths=[7], norm="batch", dropout=0.3), (1, 6, 5)),
+    "conv, groups": (Conv(channels=[4, 6], widths=[7], norm="group"), (1, 6, 5)),
+    "mlp, gated": (MLP(widths=[7, 5], gated=True, norm="layer", dropout=0.2), (6,)),
+    "mlp, normalised": (MLP(widths=[7, 5], norm="batch", activation="elu"), (6,)),
+    "resnet": (ResNet(channels=[4, 6], widths=[7]), (2, 5, 7)),
+    "resnet, normalised": (ResNet(channels=[4], widths=[], norm="batch", dropout=0.2, blocks=2), (3, 6, 6)),
+    "resnet, plain": (ResNet(channels=[4, 6], kernel=5, norm="none", activation="elu"), (1, 6, 5)),
 }
 
 
 @pytest.fixture(params=NETWORKS.values(), ids=NETWORKS.keys())
 def network(request):
     return request.param
+
+
+def moved(module, by=0.1):
+    """The module with every parameter off its start, in evaluation and training alike."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(by * torch.randn_like(parameter))
+    return module
 
 
 def count_layers(module, kind):
@@ -138,7 +152,7 @@ def test_decoder_strides_are_the_other_way_round():
 
 
 def test_norm_and_dropout_follow_every_layer_but_the_last_of_the_decoder():
-    spec, shape = Conv(channels=[4, 4], batch_norm=True, dropout=0.2), Shape((1, 8, 8))
+    spec, shape = Conv(channels=[4, 4], norm="batch", dropout=0.2), Shape((1, 8, 8))
     assert count_layers(spec.body(shape), nn.BatchNorm2d) == count_layers(spec.body(shape), nn.Dropout2d) == 2
     assert count_layers(spec.decoder(3, shape, 1), nn.BatchNorm2d) == 1
     assert isinstance(spec.decoder(3, shape, 1).convolutions[-1], nn.ConvTranspose2d)
@@ -188,13 +202,15 @@ def test_covariates_are_used(network):
     spec, x = network
     body = spec.body(Shape(x, given=3)).eval()
     data, given = torch.randn(5, *x), torch.randn(5, 3, requires_grad=True)
-    (gradient,) = torch.autograd.grad(body(data, given=given).sum(), given)
+    h = body(data, given=given)
+    (gradient,) = torch.autograd.grad((h * torch.randn(h.shape[-1])).sum(), given)  # normalised ones add up to 0
     assert (gradient != 0).any(-1).all()
 
 
 def test_every_parameter_gets_a_gradient(network):
     spec, x = network
     body, decoder = spec.body(Shape(x, given=2, masked=True)), spec.decoder(4, Shape(x), 2)
+    moved(body), moved(decoder)  # what starts at 0 keeps gradients from those before it
     h = body(torch.randn(64, *x), torch.rand(64, *x) > 0.2, torch.randn(64, 2))
     loss = (h * torch.randn_like(h)).sum() + decoder(torch.randn(64, 4)).square().sum()
     for module in (body, decoder):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from mc import assert_close_mc
 
-from pyro_vae.objectives import ELBO, Objective, _kl, split
+from pyro_vae.objectives import ELBO, Objective, split
+from pyro_vae.objectives.terms import _kl
 from pyro_vae.vae import densities
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -203,3 +204,74 @@ def test_closed_form_varies_less():
         kls = [torch.stack([f(batch, beta())[1].kl for _ in range(20)]) for f in (exact, sampled)]
     assert kls[0].std(0).max() < 1e-12
     assert kls[1].std(0).min() > 0.01
+
+
+def test_cycles():
+    """Two warm-ups of 4 epochs each with 4 epochs at the top between them, then the top for good."""
+    spec = ELBO(beta=2.0, warmup_epochs=4, cycles=2)
+    epochs = (0, 2, 4, 7.9, 8, 9, 10, 11.9, 12, 16, 18, 99)
+    assert [round(spec.weights(e)["beta"], 2) for e in epochs] == [0, 1, 2, 2, 0, 0.5, 1, 1.95, 2, 2, 2, 2]
+    assert spec.longest() == 12
+    assert ELBO(warmup_epochs=4, cycles=3).longest() == 20
+
+
+# --------------------------------------------------------------------------------------------- free bits and capacity
+
+
+@pytest.mark.parametrize("value", [1.0, 0.3])
+def test_free_bits_by_hand(value):
+    vae, batch = parts.vae(latent=(5, 3)), parts.batch({})
+    _, plain = same_draws(ELBO(beta=value).build(vae), batch, beta(value))
+    means = {name: kl.mean(0) for name, kl in plain.kl_per_dim.items()}
+    free = torch.cat(list(means.values())).median().item()
+    loss, terms = same_draws(ELBO(free_bits=free).build(vae), batch, beta(value))
+    floored = sum(max(free, kl.item()) for mean in means.values() for kl in mean)
+    torch.testing.assert_close(loss, value * torch.tensor(floored) - plain.reconstruction.mean())
+    torch.testing.assert_close(terms, plain)
+
+
+def test_free_bits_leave_the_kl_alone():
+    """Below the floor the guide feels the reconstruction only."""
+    vae, batch = parts.vae(), parts.batch({})
+    leaves = list(vae.heads.parameters())
+    loss, terms = same_draws(ELBO(free_bits=50.0).build(vae), batch, beta())
+    free = torch.autograd.grad(loss, leaves, retain_graph=True)
+    alone = torch.autograd.grad(-terms.reconstruction.mean(), leaves)
+    torch.testing.assert_close(free, alone)
+
+
+def test_free_bits_of_a_layer_without_parts():
+    vae, batch = parts.vae(guide="point"), parts.batch({})
+    _, plain = same_draws(ELBO().build(vae), batch, beta())
+    for free in (plain.kl.mean().item() / 5 + 1, plain.kl.mean().item() / 5 - 0.1):
+        loss, _ = same_draws(ELBO(free_bits=free).build(vae), batch, beta())
+        expected = max(5 * free, plain.kl.mean().item()) - plain.reconstruction.mean()
+        torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("C", [0.5, 30.0])
+def test_capacity(case, C):
+    vae, batch = parts.vae(**case), parts.batch(case)
+    spec = ELBO(capacity={"nats": 20.0, "epochs": 4, "gamma": 7.0})
+    loss, terms = spec.build(vae)(batch, {"capacity": torch.tensor(C)})
+    torch.testing.assert_close(loss, 7 * (terms.kl.mean() - C).abs() - terms.reconstruction.mean())
+    assert [spec.weights(e)["capacity"] for e in (0, 1, 4, 9)] == [0.0, 5.0, 20.0, 20.0]
+    assert spec.longest() == 4
+    assert ELBO(capacity={"epochs": 0}).weights(0) == {"capacity": 25.0}
+
+
+def test_sticking_the_landing_changes_no_value(case):
+    vae, batch = parts.vae(**case), parts.batch(case)
+    a, b = (same_draws(ELBO(kl="sampled", gradient=g).build(vae), batch, beta(0.7)) for g in ("plain", "stl"))
+    torch.testing.assert_close(a, b)
+
+
+def test_kl_per_layer(case):
+    """The sum over its dimensions; over all layers, the KL without the part of missing labels."""
+    vae, batch = parts.vae(**case), parts.batch(case)
+    _, terms = ELBO().build(vae)(batch, beta())
+    assert terms.kl_per_layer.keys() == vae.variant.layers.keys()
+    for name, kl in terms.kl_per_layer.items():
+        torch.testing.assert_close(kl, terms.kl_per_dim[name].sum(-1))
+    if not vae.variant.missing:
+        torch.testing.assert_close(sum(terms.kl_per_layer.values()), terms.kl)

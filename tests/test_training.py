@@ -15,12 +15,13 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae import checkpoints
+from pyro_vae.batches import build
 from pyro_vae.card import card_lines
 from pyro_vae.data import load
 from pyro_vae.interruption import signals
 from pyro_vae.planning import choose_device, choose_threads, decide_compile
 from pyro_vae.specs import DeclarationError
-from pyro_vae.training import Trainer, build
+from pyro_vae.training import Trainer
 
 TINY = [
     "latent.dim=2",

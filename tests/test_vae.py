@@ -11,7 +11,8 @@ from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 
 from pyro_vae.objectives import ELBO
-from pyro_vae.vae import Batch, densities, label_cells, without_labels
+from pyro_vae.sites import Batch, without_labels
+from pyro_vae.vae import densities, label_cells
 from pyro_vae.variant import Label, Latent, Variant
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -26,11 +26,12 @@ from common import RESULTS, provenance, write
 
 import pyro_vae as pv
 from pyro_vae import plots
+from pyro_vae.batches import build
 from pyro_vae.data import load
 from pyro_vae.evaluation import score
 from pyro_vae.launch import initialise
 from pyro_vae.records import versions
-from pyro_vae.training import Trainer, build
+from pyro_vae.training import Trainer
 
 PIXELS, SAMPLES = 784, 10
 

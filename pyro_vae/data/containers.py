@@ -116,7 +116,7 @@ class Data:
     binarize: Binarize
     dequantize: Dequantize
     support: Support
-    """Where the prepared x lies: {0, 1}, [0, 1] or the real line."""
+    """Where the prepared x lies: in {0, 1}, in levels or anywhere in [0, 1], on the real line, or in 0, 1, 2, ..."""
     num_classes: dict[str, int]
     """Largest label + 1 over all splits, before thinning."""
     truth: dict[str, Tensor] | None = None
@@ -131,6 +131,17 @@ class Data:
     """Names of the covariates, where they have names."""
     grey_levels: int | None = None
     """Number of integer levels that static binarization drew from; None: grey values in [0, 1], or another way."""
+
+    shown: Tensor | None = None
+    """True where an entry of a datum is given and not modelled, bool, shaped like a datum; None: nowhere."""
+    library: bool = False
+    """Whether the logarithm of the total count of a datum is its last covariate."""
+
+    @property
+    def num_given(self) -> int:
+        """Number of covariates that the model sees: those of the data, the shown entries, the library size."""
+        own = 0 if self.train.given is None else self.train.given.shape[1]
+        return own + (0 if self.shown is None else int(self.shown.sum())) + self.library
 
     @property
     def discrete(self) -> bool:
@@ -152,3 +163,4 @@ class Declared(NamedTuple):
     support: Support
     shape: tuple[int, ...]
     num_classes: dict[str, int]
+    levels: int | None = None

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.checks import by_blocks, checked, extent
+from pyro_vae.data.checks import blocks, by_blocks, checked, extent
 from pyro_vae.data.containers import Arrays, Binarize, Data, Dequantize, Split, Support
 from pyro_vae.data.sets import ArraysData, in_memory
 from pyro_vae.data.spec import DataSpec
@@ -72,12 +72,12 @@ def load(spec: DataSpec, seed: int = 0, arrays: Arrays | None = None) -> Data:
         if isinstance(spec, ArraysData) and spec.path is not None:
             raise DeclarationError([f'data.path="{spec.path}": arrays are given in memory too. Leave one out.'])
         raw, spec, at = arrays, in_memory(spec), "data."
-    parts, levels = checked(raw, at, real=spec.standardize)
+    parts, levels = checked(raw, at, real=spec.standardize or spec.counts)
     train = parts[0]
     low, high = (0.0, 1.0) if levels else extent([part.x for part in parts])
     unit = low >= 0 and high <= 1 and not spec.standardize
 
-    problems: list[str] = []
+    problems = _no_counts(parts, spec) if spec.counts else list[str]()
     if spec.binarize != "none" and not unit:
         problems.append(
             f'data.binarize="{spec.binarize}": needs integer levels or values in [0, 1]; x goes from '
@@ -99,6 +99,7 @@ def load(spec: DataSpec, seed: int = 0, arrays: Arrays | None = None) -> Data:
     if spec.binarize == "static":
         parts = [replace(part, x=drawn(part.x, levels, stream)) for stream, part in enumerate(parts)]
         levels = 2
+    parts = [hidden(part, spec.missing, stream) for stream, part in enumerate(parts)]
     binary = spec.binarize != "none" or (levels == 2 and spec.dequantize == "none")
     training = replace(taken(parts[0], kept), attributes=labels)
     return Data(
@@ -110,7 +111,7 @@ def load(spec: DataSpec, seed: int = 0, arrays: Arrays | None = None) -> Data:
         levels=levels,
         binarize=spec.binarize,
         dequantize=spec.dequantize,
-        support=_support(binary, unit, levels if spec.dequantize == "none" else None),
+        support="counts" if spec.counts else _support(binary, unit, levels if spec.dequantize == "none" else None),
         num_classes=num_classes,
         truth=raw.truth,
         names={name: tuple(raw.names[name]) for name in num_classes if name in raw.names},
@@ -118,7 +119,40 @@ def load(spec: DataSpec, seed: int = 0, arrays: Arrays | None = None) -> Data:
         given_columns=None if raw.given_columns is None else tuple(raw.given_columns),
         scaling=moments(training) if spec.standardize else None,
         grey_levels=grey_levels,
+        shown=None if spec.shown is None else spec.shown.entries(train.x.shape[1:]),
+        library=spec.library,
     )
+
+
+def _no_counts(parts: list[Arrays], spec: DataSpec) -> list[str]:
+    """What is wrong with x if it shall be counts."""
+    low, high = extent([part.x for part in parts])
+    if low < 0 or not all((part.x[rows] == np.floor(part.x[rows])).all() for part in parts for rows in blocks(part.x)):
+        return [
+            f"data.counts=true: x must hold counts 0, 1, 2, ..., and goes from {low:g} to {high:g}"
+            f"{'' if low < 0 else ' with fractions'}. Leave counts out, or give other data."
+        ]
+    empty = [int((by_datum(part.x) == 0).sum()) for part in parts] if spec.library else []
+    return (
+        [f"data.library=true: {sum(empty)} data have no count at all, so that their library size is 0. Remove them."]
+        if sum(empty)
+        else []
+    )
+
+
+def by_datum(x: np.ndarray) -> np.ndarray:
+    """Sum of the entries of each datum (N,)."""
+    return np.concatenate([x[rows].reshape(len(x[rows]), -1).sum(1) for rows in blocks(x)])
+
+
+def hidden(part: Arrays, share: float, stream: int) -> Arrays:
+    """The data with a share of their entries hidden at random, from a fixed seed: the same ones in every run."""
+    if not share:
+        return part
+    rng = np.random.default_rng([2, stream])
+    keep = by_blocks(lambda rows: rng.random(part.x[rows].shape) >= share, part.x, bool)
+    mask = keep if part.mask is None else by_blocks(lambda rows: keep[rows] & part.mask[rows], part.x, bool)
+    return replace(part, x=by_blocks(lambda rows: part.x[rows] * mask[rows], part.x, part.x.dtype), mask=mask)
 
 
 def _support(binary: bool, unit: bool, levels: int | None) -> Support:

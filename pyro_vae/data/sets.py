@@ -28,7 +28,7 @@ class DigitsData(DataSpec):
 
     def declared(self) -> Declared:
         """Grey or binarised 8 x 8 images of ten digits."""
-        return self._images((1, 8, 8), {"digit": 10})
+        return self._images((1, 8, 8), {"digit": 10}, levels=17)
 
     def read(self, seed: int) -> Arrays:
         """Read the images; the test set is the same for every seed, so that results can be compared."""

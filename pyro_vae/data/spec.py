@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from pyro_vae.data.containers import Arrays, Binarize, Declared, Dequantize, Support
 from pyro_vae.data.files import expanded
+from pyro_vae.data.shown import Shown
 from pyro_vae.specs import Part
 
 
@@ -22,6 +23,14 @@ class DataSpec(Part):
     """Whether uniform noise turns integer levels into a continuous x in (0, 1)."""
     standardize: bool = False
     """Whether the networks see (x - mean) / sd of the training data, per column or channel; undone on output."""
+    counts: bool = False
+    """Whether x are counts 0, 1, 2, ... and no grey levels."""
+    library: bool = False
+    """Whether the logarithm of a datum's total count is a covariate, its library size; for counts."""
+    missing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the entries that is hidden at random, once and for ever, beside those that are missing already."""
+    shown: Shown | None = None
+    """Entries of x that are given and not modelled."""
     validation: float | int = 0.1
     """How many of the training data are kept for validation: a fraction in [0, 1) or a count."""
     labels_kept: Annotated[int, Field(ge=0)] | None = None
@@ -47,11 +56,13 @@ class DataSpec(Part):
         """What names the data, with its value: what the lines of an error begin with."""
         return f'data.name="{self.name}"'
 
-    def _images(self, shape: tuple[int, ...], num_classes: dict[str, int]) -> Declared:
+    def _images(self, shape: tuple[int, ...], num_classes: dict[str, int], levels: int = 256) -> Declared:
         """What is known of images in integer levels."""
         grey: Support = "levels" if self.dequantize == "none" else "unit"
-        support: Support = "real" if self.standardize else grey if self.binarize == "none" else "binary"
-        return Declared(self.name, support, shape, num_classes)
+        support: Support = grey if self.binarize == "none" else "binary"
+        support = "counts" if self.counts else "real" if self.standardize else support
+        known = None if support in ("counts", "real") else 2 if self.binarize == "static" else levels
+        return Declared(self.name, support, shape, num_classes, known)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -63,6 +74,11 @@ class DataSpec(Part):
                 f'binarize="{self.binarize}" and dequantize="{self.dequantize}" exclude one another: '
                 "binarized data have no levels left to spread. Set one of them to none."
             )
+        if self.counts and (self.standardize or self.binarize != "none" or self.dequantize != "none"):
+            word = "standardize" if self.standardize else "binarize" if self.binarize != "none" else "dequantize"
+            raise ValueError(f"counts=true: counts stay as they are; leave {word} out.")
+        if self.library and not self.counts:
+            raise ValueError("library=true: is the total count of a datum; set counts=true too, or leave it out.")
         for word in ("binarize", "dequantize"):
             if self.standardize and getattr(self, word) != "none":
                 raise ValueError(

@@ -23,7 +23,9 @@ class DiagonalNormal(Guide):
     activation: Activation = "relu"
     """Nonlinearity of those layers."""
 
-    def head(self, features: int, neighbour_dim: int | None, dim: int, shape: Shape) -> "DiagonalNormalHead":
+    def head(
+        self, features: int, neighbour_dim: int | None, dim: int, shape: Shape, layer: tuple[int, int] = (1, 1)
+    ) -> "DiagonalNormalHead":
         """Build N(mu, diag exp(s))."""
         return DiagonalNormalHead(Raw(features, neighbour_dim, shape, self.widths, self.activation, 2 * dim))
 
@@ -57,7 +59,9 @@ class Point(Guide):
 
     density: ClassVar[bool] = False
 
-    def head(self, features: int, neighbour_dim: int | None, dim: int, shape: Shape) -> "PointHead":
+    def head(
+        self, features: int, neighbour_dim: int | None, dim: int, shape: Shape, layer: tuple[int, int] = (1, 1)
+    ) -> "PointHead":
         """Build the point mass at mu."""
         return PointHead(Raw(features, neighbour_dim, shape, self.widths, self.activation, dim))
 

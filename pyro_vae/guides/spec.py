@@ -5,7 +5,8 @@ from typing import ClassVar, Literal
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyro_vae.networks import Shape, dense, join, linear
+from pyro_vae.networks import Network, Shape, dense, join, linear
+from pyro_vae.priors import Prior
 from pyro_vae.specs import Part
 
 
@@ -14,11 +15,28 @@ class Guide(Part):
 
     order: ClassVar[Literal["top_down", "bottom_up"]] = "top_down"
     """Order in which the layers are sampled."""
+    dims_of_x: ClassVar[bool] = False
+    """Whether every layer needs as many dimensions as x has entries."""
+    factorized: ClassVar[bool] = True
+    """Whether q(z_l | ...) is a product over its dimensions."""
     density: ClassVar[bool] = True
     """Whether q has a density; without one there is no ELBO."""
 
-    def head(self, features: int, neighbour_dim: int | None, dim: int, shape: Shape) -> nn.Module:
-        """Build q(z_l | ...) for `dim` latent dimensions."""
+    repeatable: ClassVar[bool] = True
+    """Whether a second run on the same data gives the same q; not where it draws at random to find q."""
+
+    def body(self, network: Network, shape: Shape) -> nn.Module:
+        """Build the encoder body that the heads of all sites share."""
+        return network.body(shape)
+
+    def combines(self, top: bool) -> bool:
+        """Whether the head of a layer (the top one, or one below) uses p_l there, which must then be normal."""
+        return False
+
+    def head(
+        self, features: int, neighbour_dim: int | None, dim: int, shape: Shape, layer: tuple[int, int] = (1, 1)
+    ) -> nn.Module:
+        """Build q(z_l | ...) for `dim` latent dimensions; `layer` is (l, L), counted from z_1, next to the data."""
         raise TypeError(f"{type(self).__name__} builds no head.")
 
 
@@ -39,8 +57,8 @@ class Raw(nn.Module):
         self.layers = dense(inputs, widths, activation)
         self.output = linear(widths[-1] if widths else inputs, outputs)
 
-    def forward(self, h: Tensor, neighbour: Tensor | None, y: Tensor | None, offset: Tensor | None) -> Tensor:
-        """Raw output (..., outputs)."""
+    def forward(self, h: Tensor | None, neighbour: Tensor | None, y: Tensor | None, offset: Tensor | None) -> Tensor:
+        """Raw output (..., outputs); None is left out."""
         joined = join(h, neighbour, y)
         r = self.output(self.layers(joined)).to(joined.dtype)
         return r if offset is None else r + offset
@@ -56,3 +74,22 @@ class Classifier(nn.Module):
     def forward(self, h: Tensor) -> dist.Distribution:
         """q(y | x) with batch (B,)."""
         return dist.Categorical(logits=self.output(h).to(h.dtype))
+
+
+def mismatches(guide: Guide, priors: tuple[Prior, ...]) -> list[str]:
+    """What of the priors (from z_1 to the top) a guide cannot serve, one line each."""
+    found = []
+    for i, prior in enumerate(priors, 1):
+        words = [part.tree()[part.word] for part in (prior, guide)]
+        top, field = i == len(priors), f"prior={words[0]!r}" if len(priors) == 1 else f"prior[{i - 1}]={words[0]!r}"
+        combines = guide.combines(top)
+        if combines and not prior.normal:
+            found.append(
+                f"{field}: guide {words[1]!r} combines its own normal with the prior's, and this is none; take 'normal'"
+            )
+        if prior.of_guide and (combines or not guide.density or (guide.order == "bottom_up" and len(priors) > 1)):
+            found.append(
+                f"{field}: is made of the guide's q(z | x) at the top layer, and that of {words[1]!r} "
+                f"{'needs more than x' if guide.density else 'is no density'}; take another guide or prior"
+            )
+    return found

@@ -18,6 +18,10 @@ class Likelihood(Part):
     """Kinds of data that it is a density on: {0, 1}; integer levels as k / (levels - 1); [0, 1]; any; 0, 1, 2, ..."""
     discrete: ClassVar[bool] = False
     """Whether it gives probabilities, not densities; only of these can binary data have bits per dimension."""
+    datum: ClassVar[Literal["any", "vector", "image"]] = "any"
+    """What a datum must be: a vector (D,), an image (channels, rows, columns), or either."""
+    takes_missing: ClassVar[bool] = True
+    """Whether entries of x can be missing."""
 
     @property
     def normalized(self) -> bool:
@@ -41,11 +45,15 @@ class Decoded(nn.Module):
     def __init__(self, network: Network, latent_dim: int, shape: Shape, outputs: int = 1) -> None:
         super().__init__()
         self.network = network.decoder(latent_dim + shape.y + shape.given, shape, outputs)
-        self.axis = -1 - len(shape.x)
+        self.axis, self.outputs = -1 - len(shape.x), outputs
 
     def forward(self, z: Tensor, y: Tensor | None, given: Tensor | None) -> tuple[Tensor, ...]:
         """The decoder's outputs."""
         return self.network(join(z, y, given)).unbind(self.axis)
+
+    def stacked(self, z: Tensor, y: Tensor | None, given: Tensor | None) -> Tensor:
+        """The outputs side by side in the last dimension, (..., *event of x, outputs)."""
+        return self.network(join(z, y, given)).movedim(self.axis, -1)
 
     def start_at(self, *r: Tensor) -> None:
         """Begin with outputs around r_1, ..., each shaped like x, if the network knows how."""

@@ -12,11 +12,13 @@ with any leading batch dimensions (C, K, B), which it broadcasts over and never 
 """
 
 from pyro_vae.networks.conv import Conv
+from pyro_vae.networks.layers import dense, glorot, join, linear
 from pyro_vae.networks.mlp import MLP
-from pyro_vae.networks.spec import ACTIVATIONS, Activation, Network, Shape, dense, glorot, join, linear
+from pyro_vae.networks.resnet import ResNet
+from pyro_vae.networks.spec import ACTIVATIONS, Activation, Network, Shape
 from pyro_vae.specs import Table
 
-NETWORKS = Table("network", Network, MLP, Conv)
+NETWORKS = Table("network", Network, MLP, Conv, ResNet)
 
 __all__ = [
     "ACTIVATIONS",
@@ -25,6 +27,7 @@ __all__ = [
     "Activation",
     "Conv",
     "Network",
+    "ResNet",
     "Shape",
     "dense",
     "glorot",

@@ -1,13 +1,14 @@
 """Convolutional networks for images."""
 
-import math
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import nn
 
-from pyro_vae.networks.spec import ACTIVATIONS, Activation, Network, Shape, dense, fill, glorot, join, linear
+from pyro_vae.networks.conditions import Conditions
+from pyro_vae.networks.images import ImageBody, ImageDecoder, convolution, dense_to, image, normalise
+from pyro_vae.networks.layers import Layers, film, glorot
+from pyro_vae.networks.spec import ACTIVATIONS, Activation, Conditioning, Network, Shape
 from pyro_vae.specs import Count, DeclarationError, Seq
 
 
@@ -21,6 +22,8 @@ class Conv(Network):
     References:
         Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks
         (Radford, Metz & Chintala, 2016).
+        Group Normalization (Wu & He, 2018).
+        FiLM: Visual Reasoning with a General Conditioning Layer (Perez et al., 2018).
     """
 
     kind: Literal["conv"] = "conv"
@@ -34,10 +37,14 @@ class Conv(Network):
     """Dense layers between the feature maps and the latent."""
     activation: Activation = "relu"
     """Nonlinearity after each layer but the last."""
-    batch_norm: bool = False
-    """Normalise each feature map over the batch (not for importance bounds: it ties data together)."""
+    norm: Literal["none", "batch", "group", "layer"] = "none"
+    """Normalise feature maps: over the batch (it ties data together), in groups, or all maps of a datum."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of feature maps zeroed in training."""
+    conditioning: Conditioning = "concat"
+    """How labels and covariates enter: joined where layers are dense, or scaling and shifting all (`film`)."""
+    embedding: Count | None = None
+    """Width of a learned linear map that labels and covariates pass first."""
 
     image_only: ClassVar[bool] = True
 
@@ -58,19 +65,6 @@ class Conv(Network):
         """Padding on each side."""
         return (self.kernel - 1) // 2
 
-    def image(self, shape: Shape) -> tuple[int, int, int]:
-        """Channels, rows and columns of the data.
-
-        Raises:
-            DeclarationError: the data are no images.
-        """
-        if len(shape.x) != 3:
-            raise DeclarationError(
-                [f"kind='conv': data must be images (channels, rows, columns), and these are {shape.x}; use 'mlp'."]
-            )
-        channels, rows, columns = shape.x
-        return channels, rows, columns
-
     def sizes(self, size: tuple[int, int], strides: tuple[int, ...]) -> list[tuple[int, int]]:
         """Rows and columns of the image and after each layer down.
 
@@ -90,88 +84,51 @@ class Conv(Network):
             found.append((rows, columns))
         return found
 
-    def body(self, shape: Shape) -> "ConvBody":
+    def body(self, shape: Shape) -> ImageBody:
         """Build the convolutional body."""
-        return ConvBody(self, shape)
-
-    def decoder(self, inputs: int, shape: Shape, outputs: int) -> "ConvDecoder":
-        """Build the transposed-convolutional decoder."""
-        return ConvDecoder(self, inputs, shape, outputs)
-
-    def block(self, layer: nn.Module, channels: int) -> list[nn.Module]:
-        """A convolution with what follows it."""
-        norm = [nn.BatchNorm2d(channels)] if self.batch_norm else []
-        drop = [nn.Dropout2d(self.dropout)] if self.dropout else []
-        return [layer, *norm, ACTIVATIONS[self.activation](), *drop]
-
-
-class ConvBody(nn.Module):
-    """h = dense(flatten(convolutions([x, mask])), given)."""
-
-    def __init__(self, spec: Conv, shape: Shape) -> None:
-        super().__init__()
-        channels, rows, columns = spec.image(shape)
-        rows, columns = spec.sizes((rows, columns), spec.layer_strides())[-1]
-        self.masked = shape.masked
-        width = 2 * channels if shape.masked else channels
+        width, rows, columns = image(self.kind, shape)
+        strides = self.layer_strides()
+        last = self.sizes((rows, columns), strides)[-1]
+        conditions = Conditions("encoder", shape.given, self.conditioning, self.embedding)
+        width = 2 * width if shape.masked else width
         layers: list[nn.Module] = []
-        for maps, stride in zip(spec.channels, spec.layer_strides(), strict=True):
-            layers += spec.block(glorot(nn.Conv2d(width, maps, spec.kernel, stride, spec.padding())), maps)
+        for maps, stride in zip(self.channels, strides, strict=True):
+            down = convolution(width, maps, self.kernel, stride, bias=self.norm != "batch")
+            layers += [down, *self.after(maps, conditions.modulating)]
             width = maps
-        self.convolutions = nn.Sequential(*layers)
-        inputs = width * rows * columns + shape.given
-        self.layers = dense(inputs, spec.widths, spec.activation)
-        self.features = spec.widths[-1] if spec.widths else inputs
+        return ImageBody(shape, conditions, Layers(*layers), (width, *last), self.widths, self.activation)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, given: Tensor | None = None) -> Tensor:
-        """Features h (B, features) of images x (B, channels, rows, columns)."""
-        image = fill(x, mask)
-        if self.masked:
-            seen = torch.ones_like(x) if mask is None else mask.to(x.dtype)
-            image = torch.cat([image, seen], 1)
-        image = image.to(memory_format=torch.channels_last)  # convolutions are up to twice as fast so
-        return self.layers(join(self.convolutions(image).flatten(1), given)).to(x.dtype)
+    def decoder(self, inputs: int, shape: Shape, outputs: int) -> ImageDecoder:
+        """Build the transposed-convolutional decoder."""
+        channels, rows, columns = image(self.kind, shape)
+        strides = self.layer_strides()
+        sizes = self.sizes((rows, columns), strides[::-1])[::-1]  # smallest first: the encoder's way back
+        known = shape.y + shape.given
+        conditions = Conditions("decoder", known, self.conditioning, self.embedding)
+        start = (self.channels[0], *sizes[0])
+        dense = dense_to(start, inputs - known + conditions.joined, self.widths, self.activation, conditions)
+        layers = [*film(conditions.modulating, start[0]), ACTIVATIONS[self.activation]()]
+        targets = (*self.channels[1:], outputs * channels)
+        for i, (maps, target) in enumerate(zip(self.channels, targets, strict=True)):
+            last = i == len(targets) - 1
+            layers.append(self.up(maps, target, strides[i], sizes[i], sizes[i + 1], bias=last or self.norm != "batch"))
+            layers += [] if last else self.after(target, conditions.modulating)
+        return ImageDecoder((outputs, *shape.x), conditions, Layers(*layers), start, dense)
 
-
-class ConvDecoder(nn.Module):
-    """r = transposed convolutions(reshape(dense(c)))."""
-
-    def __init__(self, spec: Conv, inputs: int, shape: Shape, outputs: int) -> None:
-        super().__init__()
-        channels, *size = spec.image(shape)
-        strides, padding = spec.layer_strides(), spec.padding()
-        sizes = spec.sizes((size[0], size[1]), strides[::-1])[::-1]  # smallest first: the encoder's way back
-        self.event = (outputs, *shape.x)
-        self.start = (spec.channels[0], *sizes[0])
-        width = spec.widths[-1] if spec.widths else inputs
-        self.dense = nn.Sequential(
-            dense(inputs, spec.widths, spec.activation),
-            linear(width, math.prod(self.start)),
-            ACTIVATIONS[spec.activation](),
+    def up(
+        self, maps: int, target: int, stride: int, before: tuple[int, int], after: tuple[int, int], bias: bool
+    ) -> nn.ConvTranspose2d:
+        """A transposed convolution between two sizes."""
+        # What a strided convolution rounds away on the way down is put back on the way up.
+        rows, columns = (
+            n - ((m - 1) * stride - 2 * self.padding() + self.kernel) for m, n in zip(before, after, strict=True)
         )
-        targets = (*spec.channels[1:], outputs * channels)
-        layers: list[nn.Module] = []
-        for i, (maps, target, stride) in enumerate(zip(spec.channels, targets, strides, strict=True)):
-            # What a strided convolution rounds away on the way down is put back on the way up.
-            rows, columns = (
-                after - ((before - 1) * stride - 2 * padding + spec.kernel)
-                for before, after in zip(sizes[i], sizes[i + 1], strict=True)
-            )
-            extra = (rows, columns)
-            up = glorot(nn.ConvTranspose2d(maps, target, spec.kernel, stride, padding, output_padding=extra))
-            layers += [up] if i == len(strides) - 1 else spec.block(up, target)
-        self.convolutions = nn.Sequential(*layers)
+        extra = (rows, columns)
+        return glorot(
+            nn.ConvTranspose2d(maps, target, self.kernel, stride, self.padding(), output_padding=extra, bias=bias)
+        )
 
-    def forward(self, c: Tensor) -> Tensor:
-        """Numbers (..., outputs, channels, rows, columns) from conditions c (..., inputs)."""
-        batch = c.shape[:-1]
-        start = self.dense(c).reshape(-1, *self.start).to(memory_format=torch.channels_last)
-        image = self.convolutions(start)
-        return image.reshape(*batch, *self.event).to(c.dtype)
-
-    @torch.no_grad()
-    def start_at(self, r: Tensor) -> None:
-        """Begin with outputs around the mean of r (outputs, channels, rows, columns) in each channel."""
-        bias = cast(nn.ConvTranspose2d, self.convolutions[-1]).bias
-        if bias is not None:
-            bias.copy_(r.mean((-2, -1)).flatten())
+    def after(self, maps: int, conditions: int) -> list[nn.Module]:
+        """What follows a convolution."""
+        drop = [nn.Dropout2d(self.dropout)] if self.dropout else []
+        return [*normalise(self.norm, maps), *film(conditions, maps), ACTIVATIONS[self.activation](), *drop]

@@ -7,17 +7,19 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.objectives.spec import Terms
-from pyro_vae.vae import VAE, Batch, Densities, label_weights, without_labels
+from pyro_vae.sites import Batch, Densities, label_weights, without_labels
+from pyro_vae.vae import VAE
 
 
 def split(vae: VAE, d: Densities, closed_form: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Split log w into log p(x | z, y) and the rest, with each KL in closed form where there is one.
 
     Returns:
-        log p(x | z, y) and log p(y) - KL, both broadcasting to (C, K, B); KL per dimension of each site.
+        log p(x | z, y) and log p(y) - KL, both broadcasting to (C, K, B); the KL of each layer, by dimension
+        (..., D), or as a whole (..., 1) where it has no such parts.
     """
     rest: Tensor | float = sum(site.log_prob for name, site in d.p.items() if name not in ("x", *vae.variant.layers))
-    kl_per_dim: dict[str, Tensor] = {}
+    parts: dict[str, Tensor] = {}
     # Inside a log sum over classes only sampled weights give a bound: E log sum_c w_c <= log E sum_c w_c.
     summed = bool(d.labels) and vae.variant.rule == "sum"
     for name in vae.variant.layers:
@@ -26,10 +28,9 @@ def split(vae: VAE, d: Densities, closed_form: bool) -> tuple[Tensor, Tensor, di
         kl, per_dim = _kl(q.fn, p.fn) if exact else (None, None)
         if kl is None:
             kl, per_dim = q.log_prob - p.log_prob, _sampled_per_dim(q.fn, p.fn, q.value)
-        if per_dim is not None:
-            kl_per_dim[name] = per_dim
+        parts[name] = kl[..., None] if per_dim is None else per_dim
         rest = rest - kl
-    return d.p["x"].log_prob, rest, kl_per_dim  # type: ignore[return-value]
+    return d.p["x"].log_prob, rest, parts  # type: ignore[return-value]
 
 
 def _integrable(vae: VAE, name: str) -> bool:
@@ -43,7 +44,7 @@ def _integrable(vae: VAE, name: str) -> bool:
 def _kl(q: Any, p: Any) -> tuple[Tensor | None, Tensor | None]:
     """Closed-form KL, in total and per dimension, None where the pair has none."""
     try:
-        if _factorised(q) and _factorised(p):
+        if factorised(q) and factorised(p):
             per_dim = kl_divergence(q.base_dist, p.base_dist)
             return per_dim.sum(-1), per_dim
         return kl_divergence(q, p), None
@@ -51,12 +52,13 @@ def _kl(q: Any, p: Any) -> tuple[Tensor | None, Tensor | None]:
         return None, None
 
 
-def _factorised(fn: dist.Distribution) -> bool:
+def factorised(fn: dist.Distribution) -> bool:
+    """Whether the dimensions are independent, so that each has a density of its own."""
     return isinstance(fn, dist.Independent) and fn.reinterpreted_batch_ndims == 1 and not fn.base_dist.event_shape
 
 
 def _sampled_per_dim(q: Any, p: Any, z: Tensor) -> Tensor | None:
-    if not (_factorised(q) and _factorised(p)):
+    if not (factorised(q) and factorised(p)):
         return None
     return q.base_dist.log_prob(z) - p.base_dist.log_prob(z)
 
@@ -64,7 +66,7 @@ def _sampled_per_dim(q: Any, p: Any, z: Tensor) -> Tensor | None:
 def terms(
     reconstruction: Tensor,
     rest: Tensor,
-    kl_per_dim: dict[str, Tensor],
+    parts: dict[str, Tensor],
     d: Densities,
     batch: Batch,
     rule: Literal["sum", "guide"],
@@ -82,11 +84,18 @@ def terms(
 
     elbo = without_labels(log_w, d, batch, rule).mean(0)
     mean = average(reconstruction)
+    kls = {name: average(value, event=1) for name, value in parts.items()}
     return Terms(
         elbo,
         mean,
         mean - elbo,
         {name: average(site.log_prob) for name, site in d.p.items()},
         {name: average(site.log_prob) for name, site in d.q.items()},
-        {name: average(value, event=1) for name, value in kl_per_dim.items()},
+        {name: kl for name, kl in kls.items() if kl.shape[-1] == d.q[name].value.shape[-1]},
+        {name: kl.sum(-1) for name, kl in kls.items()},
     )
+
+
+def plain_terms(vae: VAE, d: Densities, batch: Batch) -> Terms:
+    """The terms with every KL sampled: those of the very draws that a bound of several particles is made of."""
+    return terms(*split(vae, d, closed_form=False), d, batch, vae.variant.rule)

@@ -5,10 +5,21 @@
 `above` is the latent of the layer above, None at the top. The distribution broadcasts over (C, K, B).
 """
 
-from pyro_vae.priors.normal import StandardNormal
-from pyro_vae.priors.spec import Prior
+from pyro_vae.priors.flow import FlowPrior
+from pyro_vae.priors.mixture import Mixture, Vamp
+from pyro_vae.priors.normal import LearnedNormal, StandardNormal
+from pyro_vae.priors.spec import Conditioned, Prior
 from pyro_vae.specs import Table
 
-PRIORS = Table("prior", Prior, StandardNormal)
+PRIORS = Table("prior", Prior, StandardNormal, LearnedNormal, Mixture, Vamp, FlowPrior)
 
-__all__ = ["PRIORS", "Prior", "StandardNormal"]
+__all__ = [
+    "PRIORS",
+    "Conditioned",
+    "FlowPrior",
+    "LearnedNormal",
+    "Mixture",
+    "Prior",
+    "StandardNormal",
+    "Vamp",
+]

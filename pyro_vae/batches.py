@@ -1,0 +1,99 @@
+"""From a data set and a declaration to what a step works on: the VAE, data on a device, the treatment of a batch."""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from pyro_vae.capture import same_random_state
+from pyro_vae.data import Data, Split, prepare
+from pyro_vae.experiment import Experiment
+from pyro_vae.networks import join
+from pyro_vae.sites import Batch
+from pyro_vae.specs import DeclarationError
+from pyro_vae.step import Prepare, Resident
+from pyro_vae.vae import VAE
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+
+
+def build(experiment: Experiment, data: Data, device: torch.device) -> VAE:
+    """The VAE of an experiment, initialised from its seed; the caller's random state is left alone."""
+    scaling = data.scaling
+    with same_random_state(torch.device("cpu")):
+        torch.manual_seed(experiment.seed)
+        vae = VAE(
+            experiment.variant,
+            data.shape,
+            given=data.num_given,
+            masked=data.train.mask is not None,
+            standardized=scaling is not None,
+        )
+    vae = vae.to(device=device, dtype=DTYPES[experiment.training.precision])
+    if vae.standardization is not None and scaling is not None:
+        vae.standardization.set(*scaling)  # in that precision: a mean may need more digits than float32 has
+    return vae
+
+
+def preparer(data: Data, dtype: torch.dtype, device: torch.device) -> Prepare:
+    """The function from a batch as stored to one as modelled.
+
+    x is scaled, binarised or dequantised; entries that are shown, and the library size of counts, join the covariates.
+    """
+    shown = None if data.shown is None else data.shown.flatten().nonzero().flatten().to(device)
+    rest = torch.zeros(()) if data.shown is None else ~data.shown.to(device)
+
+    def prepared(batch: Batch) -> Batch:
+        x = prepare(cast(Tensor, batch.x), data.levels, data.binarize, data.dequantize, dtype)
+        given, mask = batch.given, batch.mask
+        flat = (x if mask is None else torch.where(mask, x, torch.zeros_like(x))).flatten(1)
+        if shown is not None:
+            given = join(given, flat.index_select(1, shown))
+            mask = rest.expand_as(x) if mask is None else mask & rest
+        if data.library:
+            given = join(given, flat.sum(1, keepdim=True).clamp(min=1).log())
+        return batch._replace(x=x, mask=mask, given=given)
+
+    return prepared
+
+
+def resident(split: Split, experiment: Experiment, device: torch.device, *, training: bool) -> Resident:
+    """A split on the device, with the columns of the variant's label sites, -1 where there is none.
+
+    Labels that can be missing are seen in training only: elsewhere they would turn log p(x) into log p(x, y).
+    """
+    absent = torch.full((len(split),), -1, dtype=torch.int64)
+    hidden = () if training else experiment.variant.missing
+    columns = [absent if name in hidden else split.attributes.get(name, absent) for name in experiment.variant.labels]
+    y = torch.stack(columns, -1) if columns else None
+    dtype = DTYPES[experiment.training.precision]
+    small = (None if part is None else part.to(device) for part in (y, split.given))
+    y, given = (part if part is None or part.dtype == torch.int64 else part.to(dtype) for part in small)
+    if split.rows is not None and device.type == "cpu":  # on disk: each step takes its rows from there
+        return Resident(split.x, y, split.mask, given, split.rows)
+    x = gathered(split.x, split.rows, device)
+    mask = None if split.mask is None else gathered(split.mask, split.rows, device)
+    return Resident(x if x.dtype == torch.uint8 else x.to(dtype), y, mask, given)
+
+
+def gathered(source: Tensor, rows: Tensor | None, device: torch.device) -> Tensor:
+    """The rows of a tensor on the device, without another copy of them in memory on the way.
+
+    Raises:
+        DeclarationError: the device has no room for them.
+    """
+    try:
+        if rows is None:
+            return source.to(device)
+        made = torch.empty(len(rows), *source.shape[1:], dtype=source.dtype, device=device)
+        for some in torch.arange(len(rows)).split(max(1, 2**22 // source[0].numel())):
+            made[some[0] : some[-1] + 1] = source[rows[some]].to(device)
+        return made
+    except torch.OutOfMemoryError:
+        size = (len(source) if rows is None else len(rows)) * source[0].numel() * source.element_size() / 2**30
+        raise DeclarationError(
+            [
+                f"training.device={str(device)!r}: has no room for {size:.1f} GiB of training data; set "
+                "training.device=cpu, or train on fewer or smaller data."
+            ]
+        ) from None
