@@ -21,8 +21,8 @@ To add a data set, derive from `DataSpec`, give it a `name`, a `read` and, where
 
 In the package it goes into `sets.py` (or `released.py`) and into the table `DATA` below; from outside,
 `pyro_vae.register(Bars)`.
-Files, each importing from those before it: `containers`, `files`, `spec`, `storage`, `checks`, `delimited`, `tables`,
-`images`, `folders`, `idx`, `matlab`, `layouts`, `download`, `released`, `sets`, `preparation`, `inputs`.
+Files, each importing from those before it: `containers`, `files`, `shown`, `spec`, `storage`, `checks`, `delimited`,
+`tables`, `images`, `folders`, `idx`, `matlab`, `layouts`, `download`, `released`, `sets`, `preparation`, `inputs`.
 """
 
 from pyro_vae.data.containers import Arrays, Binarize, Data, Declared, Dequantize, Split, Support
@@ -43,6 +43,7 @@ from pyro_vae.data.released import (
     SVHNData,
 )
 from pyro_vae.data.sets import ArraysData, DigitsData, LinearGaussianData
+from pyro_vae.data.shown import Shown
 from pyro_vae.data.spec import DataSpec, OwnData
 from pyro_vae.specs import Table
 
@@ -87,6 +88,7 @@ __all__ = [
     "OwnData",
     "ReleasedData",
     "SVHNData",
+    "Shown",
     "Split",
     "Support",
     "load",
