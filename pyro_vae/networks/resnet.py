@@ -2,7 +2,6 @@
 
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,10 +11,6 @@ from pyro_vae.networks.images import ImageBody, ImageDecoder, convolution, dense
 from pyro_vae.networks.layers import Conditioned, Layers, film, zero
 from pyro_vae.networks.spec import ACTIVATIONS, Activation, Conditioning, Network, Shape
 from pyro_vae.specs import Count, Seq
-
-START = 0.1
-"""A decoder's last weights start at this part of Glorot's: at all of them, what is normalised just before makes outputs
-so spread out that the first steps on counts, whose mean is exp(r), lose hundreds of nats."""
 
 
 class ResNet(Network):
@@ -100,8 +95,6 @@ class ResNet(Network):
             layers += [Up(size), convolution(width, maps, self.kernel), *self.residuals(maps, conditions)]
             width = maps
         last = convolution(width, outputs * channels, self.kernel)
-        with torch.no_grad():
-            last.weight.mul_(START)
         layers += [*self.ready(width), Up(sizes[0]), last]
         return ImageDecoder((outputs, *shape.x), conditions, Layers(*layers), start, dense)
 
