@@ -1,10 +1,14 @@
 """Fixtures that every test shares."""
 
 import os
+import shutil
 
 import pyro
 import pytest
 import torch
+
+import pyro_vae as pv
+from pyro_vae import cli
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -39,3 +43,74 @@ def shared_data():
     if not folder:
         pytest.skip("PYRO_VAE_DATA does not name a folder with the data")
     return folder
+
+
+TINY = [
+    "latent.dim=2",
+    "encoder.widths=[16]",
+    "decoder.widths=[16]",
+    "training.epochs=2",
+    "training.batch_size=256",
+]
+LABELS = "labels={digit: {classes: 10, observed: always}}"
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """One trained run; tests that change it take a copy."""
+    return trained(tmp_path_factory, *TINY)
+
+
+@pytest.fixture(scope="session")
+def conditional_run(tmp_path_factory):
+    """p(x | digit, z), the digit always given."""
+    return trained(tmp_path_factory, *TINY, LABELS)
+
+
+def trained(tmp_path_factory, *overrides):
+    out = tmp_path_factory.mktemp("trained") / "run"
+    return pv.train(
+        pv.load_experiment("digits", overrides), out=out, name="digits", quiet=True, num_samples=20
+    ).directory
+
+
+@pytest.fixture
+def copy(tiny_run, tmp_path):
+    """A run to damage."""
+    return shutil.copytree(tiny_run, tmp_path / "copy")
+
+
+@pytest.fixture
+def say(capsys):
+    """Run a command: its exit code, stdout and stderr."""
+
+    def run(*arguments):
+        code = cli._guarded([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def done(say):
+    """Run a command that must succeed: its stdout."""
+
+    def run(*arguments):
+        code, out, err = say(*arguments)
+        assert (code, err) == (0, "")
+        return out
+
+    return run
+
+
+@pytest.fixture
+def refused(say):
+    """Run a command that must exit 2 without a traceback or output: the lines of its message."""
+
+    def run(*arguments):
+        code, out, err = say(*arguments)
+        assert (code, out) == (2, "")
+        assert "Traceback" not in err
+        return err.splitlines()
+
+    return run

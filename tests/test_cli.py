@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import TINY
 from matplotlib.image import imread
 
 import pyro_vae as pv
@@ -14,75 +15,8 @@ from pyro_vae import cli
 from pyro_vae.experiment import TABLES, experiment_from, load_experiment, named
 from pyro_vae.files import parse_yaml
 
-TINY = [
-    "latent.dim=2",
-    "encoder.widths=[16]",
-    "decoder.widths=[16]",
-    "training.epochs=2",
-    "training.batch_size=256",
-]
-LABELS = "labels={digit: {classes: 10, observed: always}}"
 N, VALIDATION = 360, 144
 """Data of the digits in two splits."""
-
-
-@pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory):
-    """One trained run; tests that change it take a copy."""
-    return _trained(tmp_path_factory, *TINY)
-
-
-@pytest.fixture(scope="session")
-def conditional_run(tmp_path_factory):
-    """p(x | digit, z), the digit always given."""
-    return _trained(tmp_path_factory, *TINY, LABELS)
-
-
-def _trained(tmp_path_factory, *overrides):
-    out = tmp_path_factory.mktemp("trained") / "run"
-    return pv.train(load_experiment("digits", overrides), out=out, name="digits", quiet=True, num_samples=20).directory
-
-
-@pytest.fixture
-def copy(tiny_run, tmp_path):
-    """A run to damage."""
-    return shutil.copytree(tiny_run, tmp_path / "copy")
-
-
-@pytest.fixture
-def say(capsys):
-    """Run a command: its exit code, stdout and stderr."""
-
-    def run(*arguments):
-        code = cli._guarded([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def done(say):
-    """Run a command that must succeed: its stdout."""
-
-    def run(*arguments):
-        code, out, err = say(*arguments)
-        assert (code, err) == (0, "")
-        return out
-
-    return run
-
-
-@pytest.fixture
-def refused(say):
-    """Run a command that must exit 2 without a traceback or output: the lines of its message."""
-
-    def run(*arguments):
-        code, out, err = say(*arguments)
-        assert (code, out) == (2, "")
-        assert "Traceback" not in err
-        return err.splitlines()
-
-    return run
 
 
 def mistake(refused, *arguments):

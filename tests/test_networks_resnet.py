@@ -137,8 +137,8 @@ def test_feature_maps_are_channels_last():
 
 
 def test_features_neither_vanish_nor_explode():
-    """Through ten blocks: features start in the order of the input, outputs at a tenth of it."""
+    """Through ten blocks: features and outputs start in the order of the input."""
     spec, shape = ResNet(channels=[16, 32], blocks=5), Shape((3, 16, 16))
     h, r = spec.body(shape)(torch.randn(20, 3, 16, 16)), spec.decoder(8, shape, 1)(torch.randn(20, 8))
     assert 0.1 < h.std() < 3
-    assert 0.01 < r.std() < 3
+    assert 0.1 < r.std() < 3
