@@ -18,7 +18,7 @@ DECLARED = ["data=mnist", "data.binarize=dynamic", "latent.dim=2", "training.epo
 
 def main() -> None:
     experiment = pv.load_experiment("vae-bernoulli", [*DECLARED, *sys.argv[1:]])
-    run = pv.train(experiment, name="first-vae")
+    run = pv.train(experiment, name="first-vae", num_samples=200)
     print(pv.card_text(run.result))
 
     batch = run.batch("test")
@@ -41,4 +41,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except pv.DeclarationError as error:
+        sys.exit(str(error))

@@ -15,7 +15,16 @@ __version__ = metadata.version("pyro_vae")
 _HOME = {
     "specs": ("DeclarationError", "Part", "Spec", "Table"),
     "networks": ("Conv", "MLP", "NETWORKS", "Network", "ResNet", "Shape"),
-    "priors": ("FlowPrior", "LearnedNormal", "Mixture", "PRIORS", "Prior", "StandardNormal", "Vamp"),
+    "priors": (
+        "CategoricalPrior",
+        "FlowPrior",
+        "LearnedNormal",
+        "Mixture",
+        "PRIORS",
+        "Prior",
+        "StandardNormal",
+        "Vamp",
+    ),
     "likelihoods": (
         "Bernoulli",
         "Categorical",
@@ -48,6 +57,7 @@ _HOME = {
         "LowRankNormal",
         "Point",
         "Raw",
+        "Relaxed",
         "Refined",
     ),
     "data": (

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+TRUSTED = 0.5
+"""Share of data with a good k-hat below which the card says that log p is only a bound."""
+
 
 def card_lines(card: dict[str, Any]) -> list[tuple[str, str]]:
     """The result card in words.
@@ -29,21 +32,34 @@ def card_lines(card: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("E_q[log p(x | z)]", figure(card["reconstruction"])))
     if card.get("kl"):
         lines.append(("KL(q || p)", figure(card["kl"])))
+    layers = card.get("kl_per_layer") or {}
+    if len(layers) > 1:
+        lines.append(("KL per layer", ", ".join(f"{name} {figure(kl, '')}".rstrip() for name, kl in layers.items())))
     if card.get("bits_per_dim") is not None:
         lines.append(("bits per dimension", number(card["bits_per_dim"], 4)))
     if card.get("active_units") is not None:
         error = number(card["active_units_standard_error"], 1)
         lines.append(("active units", f"{card['active_units']} ± {error} of {card['latent_dim']}"))
-    if khat:
-        share, limit = khat["good_fraction"], khat["threshold"]
-        error = number(100 * khat["standard_error"], 1)
-        lines.append(("k-hat", f"{100 * share:.1f} ± {error} % of data below {limit:.2f} ({khat['num_draws']} draws)"))
+    if samples:
+        lines += _khat_lines(khat, density)
     if card.get("seconds"):
         seconds = card["seconds"]
         lines.append(("time", f"{seconds['train']:.1f} s training, {seconds['evaluate']:.1f} s evaluation"))
         how = "compiled" if card["compiled"] else "not compiled"
         lines.append(("training", f"{card['epochs']} epochs, {card['steps']} steps, {card['parameters']:,} parameters"))
         lines.append(("on", f"{card['device']}, {card['precision']}, {how}, seed {card['seed']}"))
+    return lines
+
+
+def _khat_lines(khat: dict[str, Any] | None, density: str) -> list[tuple[str, str]]:
+    """How far the importance-sampled log p can be trusted."""
+    if not khat:
+        return [("k-hat", "undetermined: takes 100 importance samples or more")]
+    share, limit, draws = khat["good_fraction"], khat["threshold"], khat["num_draws"]
+    error = "undetermined" if khat["standard_error"] is None else f"{100 * khat['standard_error']:.1f}"
+    lines = [("k-hat", f"{100 * share:.1f} ± {error} % of data below {limit:.2f} ({draws} draws)")]
+    if share < TRUSTED:
+        lines.append(("", f"log p({density}) is a lower bound here; by how much too low is not known"))
     return lines
 
 

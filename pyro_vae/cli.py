@@ -41,13 +41,15 @@ def _guarded(arguments: list[str]) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
     except KeyboardInterrupt:
+        print("pyro-vae: stopped; nothing was written.", file=sys.stderr)
         return 130
     except Exception as error:
         code, problems = _judged(error)
         if code == 1:
             raise
         if "--json" in arguments:
-            print(json.dumps({"error": problems}))
+            folder = getattr(error, "folder", None)
+            print(json.dumps({"error": problems} | ({} if folder is None else {"run": str(folder)})))
         for problem in problems:
             print(f"pyro-vae: {problem}", file=sys.stderr)
         return code
@@ -169,7 +171,12 @@ def train(
     overrides = words[1:] if source else words
     if resume is not None:
         if words or out or start_from:
-            raise DeclarationError([f"--resume {resume}: continues as declared; drop the other arguments."])
+            raise DeclarationError(
+                [
+                    f"--resume {resume}: continues as declared; drop the other arguments, or start a new run from its "
+                    "parameters with --from."
+                ]
+            )
         run = launch.resume(resume, quiet=quiet, num_samples=samples)
     else:
         if start_from is not None and source is None:
@@ -244,11 +251,15 @@ def score(
     scores = run.score(batch, samples, counter(batch.size, "scoring", quiet or as_json))
     names = ("log_likelihood", "standard_error", "khat", "elbo")
     arrays = {name: getattr(scores, name) for name in names}
-    cli_io.save_arrays(path, extra | arrays, as_json)
+    density = run.experiment.variant.density
+    mean, error = mean_and_standard_error(scores.log_likelihood)
+    figure = {"value": mean, "standard_error": error if batch.size > 1 else None}
+    said = {"density": density, "log_likelihood": figure, "num_data": batch.size}
+    cli_io.save_arrays(path, extra | arrays, as_json, said=said)
     if not as_json:
-        mean, error = mean_and_standard_error(scores.log_likelihood)
         spread = f" ± {error:.3f}" if batch.size > 1 else ""
-        print(f"log p({run.experiment.variant.density}): {mean:.3f}{spread} nats per datum, {batch.size} data")
+        drawn = ", x binarised at random as in training" if run.data.binarize == "dynamic" else ""
+        print(f"log p({density}): {mean:.3f}{spread} nats per datum, {batch.size} data{drawn}")
 
 
 for command in (cli_latent.sample, cli_latent.reconstruct, cli_latent.impute, cli_latent.classify):
@@ -261,6 +272,7 @@ def _log_to_stderr(quiet: bool) -> None:
 
     logging.basicConfig(format="pyro-vae: %(message)s")
     logging.getLogger("pyro_vae").setLevel(logging.WARNING if quiet else logging.INFO)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is no news
 
 
 def _report(run: "Run", card: dict[str, Any], as_json: bool) -> None:

@@ -17,6 +17,13 @@ def load(directory: Path) -> "Run":
     return runs.load(directory)
 
 
+def subject(run: "Run", labels: list[str] | None = None) -> str:
+    """What a picture is of: the data set, by the name of its file where it has one, and the labels asked for."""
+    path = getattr(run.experiment.data, "path", None)
+    name = Path(path).name if path else run.experiment.data.name
+    return ", ".join([name, *(labels or [])])
+
+
 def target(out: Path | None, default: Path) -> Path:
     """The file to write, without .npz or .png; checked before the work is done."""
     from pyro_vae.specs import DeclarationError
@@ -57,6 +64,8 @@ def labels(run: "Run", words: list[str], num: int) -> Any:
     sites = run.experiment.variant.labels
     if not words:
         return None
+    if not sites:
+        raise DeclarationError([f"--label {words[0]}: the run was trained without labels; leave it out."])
     chosen: dict[str, int] = {}
     problems = []
     for word in words:

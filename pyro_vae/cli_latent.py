@@ -22,7 +22,7 @@ def sample(
 
     run, path = cli_io.load(directory), cli_io.target(out, directory / "samples.png")
     x, mean, z = run.sample(num, cli_io.labels(run, label or [], num), seed=seed)
-    title = f"{run.experiment.data.name}: E[x | z], z from the prior"
+    title = f"{cli_io.subject(run, label)}: E[x | z], z from the prior"
     figure = plots.data_figure(mean.cpu().numpy()[:256], title, names=run.columns)
     cli_io.save_picture(figure, path, {"x": x, "mean": mean, "z": z}, as_json)
 
@@ -44,15 +44,17 @@ def reconstruct(
 
     run, path = cli_io.load(directory), cli_io.target(out, directory / "reconstructions.png")
     batch, extra = cli_io.read(run, input, split)
-    batch = batch.map(lambda tensor: tensor[:num])
+    total, batch = batch.size, batch.map(lambda tensor: tensor[:num])
     draws = run.reconstruct(batch, 1, seed=seed)
     x, mean = cast(torch.Tensor, batch.x), draws.x_mean[0]
     shown = min(batch.size, 12)
     both = torch.cat([x[:shown], mean[:shown]]).cpu().numpy()
-    title = f"{run.experiment.data.name}: x and E[x | z], z from q(z | x)"
+    title = f"{cli_io.subject(run)}: x and E[x | z], z from q(z | x)"
     figure = plots.data_figure(both, title, columns=shown, row_labels=("x", "E[x | z]"), names=run.columns)
     arrays = {"x": x, "mean": mean, **{name: z[0] for name, z in draws.z.items()}}
     cli_io.save_picture(figure, path, {k: v[:num] for k, v in extra.items()} | arrays, as_json)
+    if total > batch.size and not (as_json or quiet):
+        print(f"{batch.size} of {total} data; -n {total} takes all.")
 
 
 def impute(
@@ -81,7 +83,7 @@ def impute(
     shown = min(batch.size, 12)
     rows = {"known": torch.where(known, x, 0.5), "mean": found.mean, "sd": found.sd}
     rows |= {f"draw {i + 1}": draw for i, draw in enumerate(found.draws[:6])}
-    title = f"{run.experiment.data.name}: what is known, mean, sd and draws of the rest"
+    title = f"{cli_io.subject(run)}: what is known, mean, sd and draws of the rest"
     picture = torch.cat([row[:shown] for row in rows.values()]).cpu().numpy()
     figure = plots.data_figure(picture, title, columns=shown, row_labels=tuple(rows), names=run.columns)
     arrays = {"x": x, "known": known, "mean": found.mean, "sd": found.sd, "draws": found.draws}

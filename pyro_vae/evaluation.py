@@ -59,6 +59,8 @@ class Scores(NamedTuple):
     """Pareto k-hat; NaN where undetermined, -inf where the weights are constant."""
     mean: dict[str, Tensor]
     """Latent site -> E_q[z | x] (N, D)."""
+    kl_per_layer: dict[str, Tensor]
+    """Latent site -> its share of the KL (N,); the rest of it is that of missing labels."""
 
 
 def blocks(data: Data, part: str, experiment: Experiment, device: torch.device) -> Iterator[Batch]:
@@ -113,16 +115,19 @@ def score(
 
 def _joined(found: list[Scores]) -> Scores:
     """Scores of several parts, one after the other."""
-    mean = {name: torch.cat([scores.mean[name] for scores in found]) for name in found[0].mean}
-    columns = {name: torch.cat([getattr(scores, name) for scores in found]) for name in Scores._fields[:-1]}
-    return Scores(**columns, mean=mean)
+    sites = found[0].mean
+    mean, kl = (
+        {name: torch.cat([getattr(s, field)[name] for s in found]) for name in sites} for field in Scores._fields[-2:]
+    )
+    columns = {name: torch.cat([getattr(scores, name) for scores in found]) for name in Scores._fields[:-2]}
+    return Scores(**columns, mean=mean, kl_per_layer=kl)
 
 
 def _score_chunk(vae: VAE, batch: Batch, num_samples: int, first: int) -> Scores:
     """Scores of a few data, the first of which has that number."""
     running, sums = RunningLogMeanExp(), torch.zeros(3, batch.size, dtype=torch.float64)
     kept: list[Tensor] = []
-    mean: dict[str, Tensor] = {}
+    mean, kl_per_layer = dict[str, Tensor](), dict[str, Tensor]()
     done, at_once = 0, particles_per_chunk(vae, batch.size)
     while done < num_samples:
         k = min(at_once, num_samples - done)
@@ -147,6 +152,7 @@ def _score_chunk(vae: VAE, batch: Batch, num_samples: int, first: int) -> Scores
         sums += k * torch.stack([t.elbo, t.reconstruction, t.kl]).double().cpu()
         for name, value in moments(vae, d)[0].items():
             mean[name] = k * value.double().cpu() + mean.get(name, torch.zeros(()))
+            kl_per_layer[name] = k * t.kl_per_layer[name].double().cpu() + kl_per_layer.get(name, torch.zeros(()))
         done += k
     elbo, reconstruction, kl = sums / num_samples
     draws = torch.cat(kept)
@@ -154,6 +160,7 @@ def _score_chunk(vae: VAE, batch: Batch, num_samples: int, first: int) -> Scores
     return Scores(
         elbo, reconstruction, kl, running.estimate(), running.standard_error(), khat,
         {name: value / num_samples for name, value in mean.items()},
+        {name: value / num_samples for name, value in kl_per_layer.items()},
     )  # fmt: skip
 
 
@@ -202,6 +209,9 @@ def evaluate(
         "log_likelihood": _with_error(scores.log_likelihood) if normalized else None,
         "reconstruction": _with_error(scores.reconstruction),
         "kl": _with_error(scores.kl) if variant.guide.density else None,
+        "kl_per_layer": {name: _with_error(kl) for name, kl in scores.kl_per_layer.items()}
+        if variant.guide.density
+        else None,
         "num_importance_samples": num_samples if normalized else None,
         "bits_per_dim": bits_per_dim(-float(scores.log_likelihood.mean()), data) if _has_bits(variant, data) else None,
         "active_units": active,

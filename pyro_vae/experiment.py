@@ -265,8 +265,9 @@ def _source_tree(source: str) -> Tree:
         if not os.path.exists(source):  # Path.exists raises where the name is too long
             raise DeclarationError([f"{source}: there is no such file; `pyro-vae list` names what comes along."])
         return read_yaml(path)
-    hint, known = did_you_mean(source, named()), ", ".join(named())
-    raise DeclarationError([f"{source!r}: no variant of that name and no file.{hint} Known: {known}."])
+    hint = did_you_mean(source, named())
+    known = "`pyro-vae list` shows all" if hint else f"Known: {', '.join(named())}"
+    raise DeclarationError([f"{source!r}: no variant of that name and no file.{hint} {known}."])
 
 
 def dump(experiment: Experiment) -> str:

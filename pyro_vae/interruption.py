@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -11,10 +12,15 @@ from typing import Any
 class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop, and saved
     """The run was asked to stop by a signal; its state is saved."""
 
-    def __init__(self, signum: int) -> None:
-        """Keep the signal's number."""
-        super().__init__(f"stopped by {signal.Signals(signum).name}; resume continues where it was")
-        self.signum = signum
+    def __init__(self, signum: int, folder: Path, trained: bool = False) -> None:
+        """Keep the signal's number and the run; `trained`: only the evaluation was left."""
+        name = signal.Signals(signum).name
+        if trained:
+            text = f"the evaluation was stopped by {name}; the training is done and saved: pyro-vae evaluate {folder}"
+        else:
+            text = f"stopped by {name}; the state is saved, and goes on with: pyro-vae train --resume {folder}"
+        super().__init__(text)
+        self.signum, self.folder = signum, folder
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from pyro_vae.data import load as load_data
 from pyro_vae.data.sets import in_memory
 from pyro_vae.evaluation import prepared
 from pyro_vae.experiment import Experiment, check, dump, load_experiment
+from pyro_vae.interruption import Interrupted, signals
 from pyro_vae.planning import choose_device, choose_threads, decide_compile
 from pyro_vae.progress import counter
 from pyro_vae.records import data_record, read_json, versions, write_json, write_text
@@ -59,6 +60,10 @@ def train(
         NumericsError: a step was not finite; the last checkpoint stays.
         Interrupted: a signal asked to stop; the state is saved.
     """
+    if not isinstance(experiment, Experiment | None):
+        raise DeclarationError(
+            [f"experiment={experiment!r}: must be an Experiment; pyro_vae.load_experiment(NAME or FILE) reads one."]
+        )
     name = name or ("digits" if experiment is None else "custom")
     experiment = experiment or load_experiment("digits")
     own = experiment.data.located() if data is None else in_memory(experiment.data)
@@ -79,7 +84,23 @@ def train(
     run = Run(folder, data)
     run.data = loaded
     log.info(reason)
+    _warn_of_few_steps(experiment, loaded)
     return _finish(run, Trainer(experiment, loaded, vae, folder, compiled, quiet), quiet, num_samples)
+
+
+FEW_STEPS = 500
+"""Steps below which a network has hardly learned anything."""
+
+
+def _warn_of_few_steps(experiment: Experiment, data: Data) -> None:
+    """Say so where a declaration that suits more data makes only a few steps on these."""
+    size, epochs = experiment.training.batch_size, experiment.training.epochs
+    steps = epochs * (len(data.train) // size)
+    if steps < FEW_STEPS:
+        log.warning(
+            f"{len(data.train)} training data make {steps} steps in all, which is few: lower "
+            f"training.batch_size={size} or raise training.epochs={epochs}"
+        )
 
 
 def resume(
@@ -105,6 +126,8 @@ def resume(
     compiled = read_json(newest / "state.json")["compiled"]
     trainer = Trainer(run.experiment, run.data, vae, run.directory, compiled, quiet)
     trainer.load(newest)
+    if trainer.progress.stopped or trainer.progress.epoch >= run.experiment.training.epochs:
+        log.info("the training was finished: nothing is left of it but the evaluation")
     return _finish(run, trainer, quiet, num_samples)
 
 
@@ -112,7 +135,15 @@ def _finish(run: Run, trainer: Trainer, quiet: bool, num_samples: int) -> Run:
     trainer.run()
     run.vae = trainer.vae.eval()
     part = next(part for part in ("test", "validation", "train") if len(getattr(run.data, part)))
-    run.evaluate(part, num_samples, counter(len(getattr(run.data, part)), "evaluating", quiet))
+    with signals() as caught:
+
+        def stop_or_count(number: int) -> None:
+            if caught:
+                raise Interrupted(caught[0], run.directory, trained=True)
+            count(number)
+
+        count = counter(len(getattr(run.data, part)), "evaluating", quiet)
+        run.evaluate(part, num_samples, stop_or_count)
     return run
 
 

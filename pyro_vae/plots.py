@@ -160,11 +160,15 @@ def latent_scatter(
     for label in np.unique(labels):
         some = mean[labels == label, :2]
         colour = "0.7" if label < 0 else colours[label % len(colours)]
-        ax.scatter(some[:, 0], some[:, 1], s=size, color=colour, alpha=0.6, linewidths=0)
+        text = "missing" if label < 0 else names[label] if label < len(names) else str(label)
+        ax.scatter(some[:, 0], some[:, 1], s=size, color=colour, alpha=0.6, linewidths=0, label=text)
         if several and label >= 0:
-            text = names[label] if label < len(names) else str(label)
             box = {"facecolor": "white", "edgecolor": colour, "boxstyle": "round,pad=0.2", "alpha": 0.85}
             ax.annotate(text, np.median(some, 0), ha="center", va="center", fontsize=9, bbox=box)
+    if several:  # classes that lie on one another hide each other's names
+        legend = ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8, markerscale=2)
+        for handle in filter(None, legend.legend_handles):
+            handle.set_alpha(1.0)
     ax.set(xlabel="E[z_1 | x]", ylabel="E[z_2 | x]", aspect="equal")
     return ax
 

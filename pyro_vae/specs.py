@@ -210,7 +210,8 @@ class OneOf:
         part = table.find(name) if isinstance(name, str) else None
         if part is None:
             hint = did_you_mean(str(name), table)
-            text = f"no {table.noun} is called {name!r}.{hint} Known: {_words(table)}."
+            own = "" if hint else " A part of your own must be registered before, or installed as an entry point."
+            text = f"no {table.noun} is called {name!r}.{hint} Known: {_words(table)}.{own}"
             raise PydanticCustomError("part", "{text}", {"text": text})
         try:
             return part.model_validate(dict(value) | {word: name})
@@ -305,6 +306,8 @@ def _said(item: ErrorDetails) -> str:
     message = item["msg"]
     for old, new in _WORDS.items():
         message = message.replace(old, new)
+    if item["type"] == "tuple_type" and isinstance(item["input"], int | float | str):
+        message += f", like [{_shown(item['input'])}]"
     return message
 
 
@@ -320,11 +323,23 @@ def _names_a_type(name: int | str) -> bool:
     return isinstance(name, str) and ("[" in name or name.startswith("constrained-") or name in branches)
 
 
+def _inside(key: str, owner: type[Spec]) -> str:
+    """A sentence with the section of `owner` that the key belongs to, or nothing."""
+    found = [
+        f"{name}.{key}"
+        for name, field in owner.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Spec)
+        if key in field.annotation.model_fields
+    ]
+    return f" Did you mean {found[0]}?" if found else ""
+
+
 def _hinted(item: ErrorDetails, owner: type[Spec]) -> InitErrorDetails:
     """The same error with its final text; where it is about the keys of `owner` itself, with the known ones."""
     message, fields = item["msg"], list(owner.model_fields)
     if item["type"] == "extra_forbidden" and len(item["loc"]) == 1:
-        hint = did_you_mean(str(item["loc"][0]), fields)
+        key = str(item["loc"][0])
+        hint = _inside(key, owner) or did_you_mean(key, fields)
         message = f"unknown key.{hint} {owner.__name__} has: {', '.join(fields)}."
     elif item["type"] == "model_type" and not item["loc"]:
         message = f"must be a mapping of: {', '.join(fields)}"

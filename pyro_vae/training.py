@@ -180,7 +180,7 @@ class Trainer:
             while progress.epoch < training.epochs and not progress.stopped:
                 self._epoch(shown, caught)
             if caught:
-                raise Interrupted(caught[0])  # it came after the last step, and everything is saved
+                raise Interrupted(caught[0], self.folder)  # it came after the last step, and everything is saved
             if progress.best_step is not None:
                 self._load_best()
         return progress
@@ -199,7 +199,7 @@ class Trainer:
                 if caught:
                     self._read_clock()
                     self.save()
-                    raise Interrupted(caught[0])
+                    raise Interrupted(caught[0], self.folder)
         self._raise_on_fault(plan)
         progress.epoch += 1
         self._read_clock()

@@ -81,7 +81,7 @@ class VAE(nn.Module):
         super().__init__()
         self.variant = variant
         width = sum(label.classes for label in variant.labels.values())
-        self.shape = shape = Shape(tuple(x), width, given, masked)
+        self.shape = shape = Shape(tuple(x), width, given, masked, variant.classes)
         self.standardization = Standardization(shape.x) if standardized else None
         seen = {part: shape._replace(y=variant.label_width(part)) for part in PARTS}
         layers = list(variant.layers.items())

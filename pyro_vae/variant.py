@@ -9,7 +9,8 @@
 """
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from torch.nn import ModuleDict
@@ -31,10 +32,43 @@ RESERVED = ("x", "data", "particles", "chain", "draw", "obs", "feature", "row", 
 
 
 class Latent(Spec):
-    """One layer of latent variables."""
+    """One layer of latent variables, continuous in R^dim, or `dim` categorical variables, relaxed to the simplex.
 
+    A categorical layer has prior `categorical` and guide `relaxed`, which it means where they are not given. z then
+    has dim * classes entries: `dim` points on the simplex, side by side, each nearly the indicator of a class where
+    the temperatures of prior and guide are low. log p(x) and its bounds are those of the relaxed model.
+
+    Few classes are summed out exactly, without relaxation, as a label that is never observed, beside a continuous
+    layer: `labels: {c: {classes: 10, observed: never}}`, up to 1000 combinations of all such labels.
+    """
+
+    kind: Literal["continuous", "categorical"] = "continuous"
+    """`continuous`, or `categorical`."""
     dim: Count = 20
-    """Number of dimensions D."""
+    """Number of dimensions D, or of categorical variables."""
+    classes: Annotated[int, Field(ge=2, le=10_000)] | None = None
+    """Classes of each categorical variable, 10 where not given; None where it is continuous."""
+
+    @property
+    def width(self) -> int:
+        """Number of entries of z."""
+        return self.dim * (self.classes or 1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _classes_of_categorical(cls, value: Any) -> Any:
+        value = {"kind": value} if value == "categorical" else value
+        if isinstance(value, Mapping) and value.get("kind") == "categorical" and value.get("classes") is None:
+            return dict(value) | {"classes": 10}
+        return value
+
+    @model_validator(mode="after")
+    def _classes_are_used(self) -> "Latent":
+        if self.kind == "continuous" and self.classes is not None:
+            raise ValueError(
+                f"classes={self.classes}: has no meaning for a continuous latent; leave it out or set kind: categorical"
+            )
+        return self
 
 
 class Label(Spec):
@@ -56,6 +90,13 @@ class Label(Spec):
         if self.conditions == ("encoder",):
             raise ValueError("conditions=['encoder']: the model would not depend on the label; add prior or decoder")
         return self
+
+
+def _says_categorical(latent: Any) -> bool:
+    """Whether what is given as `latent` declares a single categorical layer."""
+    if isinstance(latent, list | tuple):
+        return len(latent) == 1 and _says_categorical(latent[0])
+    return (latent.get("kind") if isinstance(latent, Mapping) else getattr(latent, "kind", latent)) == "categorical"
 
 
 class Variant(Spec):
@@ -82,10 +123,15 @@ class Variant(Spec):
 
     @property
     def layers(self) -> dict[str, int]:
-        """Latent site -> number of dimensions, from z_1 to the top; a single layer is called z."""
+        """Latent site -> number of entries, from z_1 to the top; a single layer is called z."""
         if isinstance(self.latent, Latent):
-            return {"z": self.latent.dim}
-        return {f"z{i}": layer.dim for i, layer in enumerate(self.latent, 1)}
+            return {"z": self.latent.width}
+        return {f"z{i}": layer.width for i, layer in enumerate(self.latent, 1)}
+
+    @property
+    def classes(self) -> int:
+        """Classes of each variable of a categorical latent; 0 where latents are continuous."""
+        return (self.latent if isinstance(self.latent, Latent) else self.latent[0]).classes or 0
 
     @property
     def priors(self) -> dict[str, Prior]:
@@ -144,6 +190,45 @@ class Variant(Spec):
         """Whether every part can be recorded once and replayed."""
         parts = (self.likelihood, self.guide, self.encoder, self.decoder, *self.priors.values())
         return all(part.capturable for part in parts)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parts_of_categorical(cls, value: Any) -> Any:
+        """A categorical latent means its prior and guide, where these are not given or given without their word."""
+        if not isinstance(value, Mapping) or not _says_categorical(value.get("latent")):
+            return value
+        found = dict(value)
+        for field, kind in (("prior", "categorical"), ("guide", "relaxed")):
+            part = found.get(field, {})
+            if isinstance(part, Mapping) and "kind" not in part:
+                found[field] = {"kind": kind, **part}
+        return found
+
+    @model_validator(mode="after")
+    def _latents_fit(self) -> "Variant":
+        layers = (self.latent,) if isinstance(self.latent, Latent) else self.latent
+        categorical = [layer.kind == "categorical" for layer in layers]
+        if any(categorical) and len(layers) > 1:
+            raise ValueError(
+                "latent: a categorical layer must be the only one, because all layers share one guide, and the prior "
+                "`categorical` sees no layer above; take one layer, or labels that are never observed beside them"
+            )
+        priors = (self.prior,) if isinstance(self.prior, Prior) else self.prior
+        found = []
+        for field, table, parts in (("prior", PRIORS, priors), ("guide", GUIDES, (self.guide,))):
+            for part in parts:
+                if part.simplex != any(categorical):
+                    known = [word for word, other in table.items() if getattr(other, "simplex", False) is True]
+                    found.append(
+                        f"{field}={part.tree()[part.word]!r}: is for continuous latents, and these are categorical; "
+                        f"take {' or '.join(known)}, or leave it out"
+                        if any(categorical)
+                        else f"{field}={part.tree()[part.word]!r}: is for categorical latents, and these are "
+                        "continuous; set latent.kind=categorical, or take another one"
+                    )
+        if found:
+            raise ValueError("\n".join(found))
+        return self
 
     @model_validator(mode="after")
     def _layers_fit(self) -> "Variant":

@@ -140,7 +140,8 @@ def test_resume_and_from_need_a_run(refused, tiny_run, tmp_path):
     for option in ("--resume", "--from"):
         assert mistake(refused, "train", option, tmp_path).startswith(f"{tmp_path}: is no run directory")
     assert mistake(refused, "train", "--resume", tiny_run, "seed=3") == (
-        f"--resume {tiny_run}: continues as declared; drop the other arguments."
+        f"--resume {tiny_run}: continues as declared; drop the other arguments, or start a new run from its parameters "
+        "with --from."
     )
     assert "do not fit this variant" in mistake(
         refused, "train", "--from", tiny_run, "latent.dim=3", "--out", tmp_path / "x"
@@ -248,7 +249,7 @@ def test_sample_with_labels(done, refused, conditional_run, tiny_run, tmp_path):
         "--label digit=2: digit is given twice."
     )
     assert mistake(refused, "sample", tiny_run, "--label", "digit=1", *out) == (
-        "--label digit=1: the label sites are: none."
+        "--label digit=1: the run was trained without labels; leave it out."
     )
 
 

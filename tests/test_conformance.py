@@ -26,6 +26,7 @@ from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.networks import MLP, NETWORKS, Shape
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.priors import PRIORS, LearnedNormal
+from pyro_vae.relaxed import Simplices
 from pyro_vae.sites import Batch, without_labels
 from pyro_vae.vae import VAE, densities
 
@@ -75,6 +76,8 @@ def variant(**parts):
     """A small variant with the given parts; two layers where the prior conditions on the one above."""
     dims = 2 * [math.prod(IMAGE)] if getattr(parts.get("guide"), "dims_of_x", False) else [3, 2]
     layers = {"latent": pv.Latent(dim=dims[0])}
+    if any(getattr(parts.get(noun), "simplex", False) for noun in ("prior", "guide")):  # the other one follows
+        layers = {"latent": pv.Latent(kind="categorical", dim=2, classes=3)}
     if getattr(parts.get("prior"), "reads_above", False):
         layers = {"latent": [pv.Latent(dim=dim) for dim in dims], "prior": [parts.pop("prior"), "standard_normal"]}
     return pv.Variant(**{"encoder": SMALL, "decoder": SMALL, "likelihood": "bernoulli"} | layers | parts)
@@ -91,7 +94,8 @@ def variants():
     for part in GUIDES.values():
         yield f"guide {part().kind}", variant(guide=part())
         yield f"guide {part().kind}, M2", variant(guide=part(), labels=LABELS)
-        yield f"guide {part().kind}, two layers, M2", variant(guide=part(), prior=LearnedNormal(), labels=LABELS)
+        if not part().simplex:
+            yield f"guide {part().kind}, two layers, M2", variant(guide=part(), prior=LearnedNormal(), labels=LABELS)
     for part in NETWORKS.values():
         yield f"network {part().kind}", variant(encoder=part(), decoder=part())
 
@@ -236,10 +240,11 @@ def test_likelihood_shapes(spec, event, shape):
 
 @every(PRIORS)
 def test_prior_shapes(spec, shape):
-    prior = build_prior(spec, 3, 2, Shape((4,), y=2, given=1))
+    prior = build_prior(spec, 3, 2, Shape((4,), y=2, given=1, classes=3 * spec.simplex))
     above = torch.randn(*shape, 2, requires_grad=True) if spec.reads_above else None
     y, given = torch.randn(*shape, 2), torch.randn(shape[-1], 1)
     inputs, z, p = [] if above is None else [above], torch.randn(*shape, 3), prior(above, y, given)
+    z = z.softmax(-1) if spec.simplex else z
     check_distribution(p, shape, (3,), z, inputs, prior)
     alone = prior(*one_datum(above, y, given)).log_prob(*one_datum(z))
     torch.testing.assert_close(alone, p.log_prob(z)[..., 2:3], rtol=1e-4, atol=1e-4)
@@ -249,7 +254,7 @@ def test_prior_shapes(spec, shape):
 @pytest.mark.parametrize("neighbour_dim", [None, 2])
 def test_head_shapes(spec, neighbour_dim, shape):
     features, neighbour_dim = (3, neighbour_dim and 3) if spec.dims_of_x else (5, neighbour_dim)
-    head = spec.head(features, neighbour_dim, 3, Shape((3,), y=2))
+    head = spec.head(features, neighbour_dim, 3, Shape((3,), y=2, classes=3 * spec.simplex))
     h = torch.randn(shape[-1], features, requires_grad=True)
     neighbour = torch.randn(*shape, neighbour_dim) if neighbour_dim else None
     y = torch.randn(*shape, 2)
@@ -332,6 +337,9 @@ def fit(p, S=20_000):
     """
     x = p.sample((S,))
     probs = p.log_prob(x).double().exp()
+    if isinstance(p.support, Simplices):  # log z_c / z_C instead, because densities are infinite at the edges
+        log_z = x.unflatten(-1, (-1, p.support.classes)).log()
+        x, probs = (log_z - log_z[..., -1:])[..., :-1].flatten(-2), probs * log_z.sum((-2, -1)).double().exp()
     found = []
     for index in itertools.product(*map(range, p.batch_shape)):
         at = (slice(None), *index)
@@ -383,7 +391,7 @@ def test_likelihood_fits_its_draws(spec):
 
 @every(PRIORS)
 def test_prior_fits_its_draws(spec):
-    prior = build_prior(spec, 2, 3, Shape((4,)))
+    prior = build_prior(spec, 3 if spec.simplex else 2, 3, Shape((4,), classes=3 * spec.simplex))
     with torch.no_grad():
         p = prior(2 * torch.randn(3) if spec.reads_above else None, None, None)
         assert min(fit(p)) > FALSE_ALARM
@@ -392,7 +400,7 @@ def test_prior_fits_its_draws(spec):
 @every(GUIDES)
 def test_guide_fits_its_draws(spec):
     features = 2 if spec.dims_of_x else 5
-    head = spec.head(features, None, 2, Shape((2,)))
+    head = spec.head(features, None, 3 if spec.simplex else 2, Shape((2,), classes=3 * spec.simplex))
     p = pyro.distributions.Normal(torch.zeros(2), torch.ones(2)).to_event(1)
     with torch.no_grad():
         q = head(2 * torch.randn(features), None, None, p if spec.order == "top_down" else None, None)

@@ -358,7 +358,7 @@ def test_fields_that_do_not_go_together_are_refused() -> None:
     assert [line.split(":")[0] for line in lines] == ["levels=3", "shape=[2, 2]"]
     for fields in ({"shape": [4]}, {"shape": [0, 4]}, {"shape": [1, 2, 3, 4]}, {"levels": 1}, {"levels": 257}):
         assert refusal(ArraysData, path="x.csv", **fields).startswith(next(iter(fields)))
-    assert refusal(ArraysData, path="x.csv", labels="a") == 'labels="a": must be a list.'
+    assert refusal(ArraysData, path="x.csv", labels="a") == 'labels="a": must be a list, like ["a"].'
 
 
 def test_a_relative_path_becomes_absolute_with_all_else_the_same(tmp_path: Path) -> None:

@@ -85,6 +85,16 @@ def test_active_units_have_an_error():
     assert evaluation.active_units(mean[:1]) == (None, None)
 
 
+def test_kl_per_layer_adds_up():
+    """The KL of the layers is that of all latents; with labels, theirs is the rest."""
+    words = ["latent=[{dim: 3}, {dim: 2}]", "prior=[normal, standard_normal]", "guide=ladder"]
+    experiment, data, vae = untrained(*words)
+    found = evaluate(vae, data, experiment, num_samples=5)
+    assert found["kl_per_layer"].keys() == {"z1", "z2"}
+    assert sum(kl["value"] for kl in found["kl_per_layer"].values()) == pytest.approx(found["kl"]["value"], abs=1e-6)
+    assert all(kl["standard_error"] > 0 for kl in found["kl_per_layer"].values())
+
+
 def test_a_datum_that_cannot_be_scored_is_named():
     _, _, vae = untrained("data.binarize=none", "likelihood={kind: normal}")
     x = torch.zeros(250, 1, 8, 8)

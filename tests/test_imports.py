@@ -14,7 +14,7 @@ ROOT = Path(pyro_vae.__file__).parent
 # A module may import from the lines above its own, and on its line from the names to its left.
 LINES = """
     specs
-    networks standardize flows priors likelihoods guides data
+    networks standardize flows relaxed priors likelihoods guides data
     variant sites vae
     objectives files fitting experiment
     distributed checkpoints capture step batches planning interruption progress records training

@@ -375,7 +375,9 @@ RUNS = {
     "no such label": on({}, "sample own --label kindd=x", "--label kindd=x: the label sites are: kind"),
     "no such class": on({}, "sample own --label kind=q", "--label kind=q: must be a class from 0 to 2, or one of x"),
     "label twice": on({}, "sample own --label kind=x --label kind=y", "--label kind=y: kind is given twice"),
-    "label of nothing": on({}, "sample run --label digit=3", "--label digit=3: the label sites are: none"),
+    "label of nothing": on(
+        {}, "sample run --label digit=3", "--label digit=3: the run was trained without labels; ... out"
+    ),
     "label over two lines": on({}, "sample own --label 'a\nb=3'", "--label a\\nb=3: the label"),
     "out into no folder": on({}, "encode run --out none/x.npz", "--out none/x.npz: none is no ... choose another"),
     "out below a file": on({}, "sample run --out t.csv/x", "--out t.csv/x: t.csv is no directory ... choose another"),

@@ -40,6 +40,8 @@ REASONS = (
     "and variant.guide has none",
     "is made of the guide needs every label",
     "no normalised density",
+    "is for continuous latents",  # one of a categorical prior and a relaxed guide, without the other
+    "a categorical layer must be the only one",
     "needs",
 )
 
@@ -48,10 +50,12 @@ def declared(objective="elbo", layers=1, **parts):
     """A small variant and objective; or the reason why they do not go together."""
     dim = math.prod(IMAGE) if GUIDES[parts.get("guide", "diagonal_normal")].dims_of_x else None
     dims = [dim or 3, dim or 2][:layers]
-    prior = parts.pop("prior", "standard_normal")
+    simplex = GUIDES[parts.get("guide", "diagonal_normal")].simplex is True
+    prior = parts.pop("prior", "categorical" if simplex else "standard_normal")
+    kind = {"kind": "categorical", "classes": 3} if simplex or PRIORS[prior].simplex else {}
     below = ["normal"] * (layers - 1)
-    tree = {"latent": [pv.Latent(dim=d) for d in dims], "prior": [*below, prior]}
-    tree = tree if layers > 1 else {"latent": pv.Latent(dim=dims[0]), "prior": prior}
+    tree = {"latent": [pv.Latent(dim=d, **kind) for d in dims], "prior": [*below, prior]}
+    tree = tree if layers > 1 else {"latent": pv.Latent(dim=dims[0], **kind), "prior": prior}
     try:
         variant = pv.Variant(**{"encoder": SMALL, "decoder": SMALL, "likelihood": "bernoulli"} | tree | parts)
         spec = OBJECTIVES[objective]()
@@ -128,7 +132,8 @@ def test_labels_and_prior(a, b):
 
 @pairs(MODES, GUIDES)
 def test_labels_and_guide(a, b):
-    variant, spec = declared(labels=MODES[a], prior="normal", guide=b)
+    prior = {} if GUIDES[b].simplex is True else {"prior": "normal"}
+    variant, spec = declared(labels=MODES[a], guide=b, **prior)
     if variant is not None:
         steps(variant, spec)
 
@@ -167,6 +172,8 @@ def test_what_does_not_go_together_is_said():
         ({"prior": "vamp", "guide": "bottom_up_normal", "layers": 2}, "is made of the guide"),
         ({"prior": "vamp", "guide": "point"}, "is no density"),
         ({"objective": "dreg", "guide": "refined"}, "runs the guide twice"),
+        ({"prior": "categorical", "guide": "ladder"}, "is for continuous latents"),
+        ({"prior": "categorical", "layers": 2}, "a categorical layer must be the only one"),
     ):
         variant, reason = declared(**parts)
         assert variant is None, parts

@@ -34,7 +34,7 @@ def test_python_blocks_run(block, tmp_path, monkeypatch):
     try:
         exec(compile(block, "README.md", "exec"), {})
     finally:
-        LIKELIHOODS._parts.pop("laplace", None)
+        LIKELIHOODS._parts.pop("asymmetric_laplace", None)
 
 
 def test_commands_exist():

@@ -60,8 +60,8 @@ def at(path, value):
         ("training.optimizer", "sgd", "training.optimizer.kind=\"sgd\": must be 'adam' or 'adamw'."),
         ("training.optimizer.betas", [0.9, 1], "training.optimizer.betas.1=1: must be less than 1."),
         ("training.optimizer.betas", [0.9], "training.optimizer.betas.1: is required; give it a value."),
-        ("variant.encoder.widths", 10, "variant.encoder.widths=10: must be a list."),
-        ("variant.latent", 3, "variant.latent=3: must be a mapping of: dim."),
+        ("variant.encoder.widths", 10, "variant.encoder.widths=10: must be a list, like [10]."),
+        ("variant.latent", 3, "variant.latent=3: must be a mapping of: kind, dim, classes."),
         ("variant.latent", [], "variant.latent=[]: give at least one layer, like latent: {dim: 20}."),
         ("variant.labels", ["digit"], 'variant.labels=["digit"]: must be a mapping.'),
         ("variant.labels.digit", {}, "variant.labels.digit.classes: is required; give it a value."),
@@ -74,7 +74,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(path, value, message):
 @pytest.mark.parametrize(
     ("path", "value", "hint"),
     [
-        ("variant.latent.dmi", 3, "variant.latent.dmi: unknown key. Did you mean 'dim'? Latent has: dim."),
+        ("variant.latent.dmi", 3, "variant.latent.dmi: unknown key. Did you mean 'dim'? Latent has: kind, dim, "),
         ("vriant", {}, "vriant: unknown key. Did you mean 'variant'? Experiment has: variant, objective, data, "),
         ("data.binarise", "none", "data.binarise: unknown key. Did you mean 'binarize'? DigitsData has: name, "),
         ("training.optimizer.zzz", 1, "training.optimizer.zzz: unknown key. Optimizer has: kind, learning_rate, "),

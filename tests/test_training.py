@@ -71,7 +71,7 @@ def test_a_run_writes_what_the_design_says(tmp_path):
     keys = (
         "variant data split num_data density elbo log_likelihood reconstruction kl num_importance_samples "
         "bits_per_dim active_units active_units_standard_error latent_dim khat seconds epochs steps parameters "
-        "device precision compiled seed versions"
+        "device precision compiled seed versions kl_per_layer"
     )
     assert set(card) == set(keys.split())
     for name in ("elbo", "log_likelihood", "reconstruction", "kl"):
@@ -458,3 +458,43 @@ def test_compiled_run_resumes_bit_identically(tmp_path):
     (a, _), (b, state) = weights(straight), weights(cut)
     assert state["compiled"]
     assert all(torch.equal(t, b["model"][name]) for name, t in a["model"].items())
+
+
+# ------------------------------------------------------------------------------------------- what a user is told
+
+
+def test_a_stopped_evaluation_says_how_to_go_on(tmp_path, monkeypatch):
+    """The training is done and stays; one command makes the card."""
+
+    def pressed(self, part, num_samples, progress):
+        os.kill(os.getpid(), signal.SIGINT)
+        progress(1)
+
+    monkeypatch.setattr(pv.Run, "evaluate", pressed)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(
+        pv.Interrupted, match=r"evaluation was stopped by SIGINT; .* pyro-vae evaluate .*run$"
+    ) as caught:
+        pv.train(tiny(), out=tmp_path / "run", quiet=True)
+    assert caught.value.folder == tmp_path / "run"
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.undo()
+    assert pv.load(tmp_path / "run").evaluate(num_samples=2)["num_data"] > 0
+
+
+def test_few_steps_are_said_to_be_few(tmp_path, caplog):
+    experiment = tiny()
+    pv.train(experiment, out=tmp_path / "run", quiet=True, num_samples=1)
+    assert "steps in all, which is few: lower training.batch_size" in caplog.text
+
+
+def test_a_finished_training_is_said_to_be_finished(tmp_path, caplog):
+    pv.train(tiny(), out=tmp_path / "run", quiet=True, num_samples=1)
+    with caplog.at_level("INFO", logger="pyro_vae"):
+        pv.resume(tmp_path / "run", quiet=True, num_samples=1)
+    assert "the training was finished" in caplog.text
+
+
+def test_a_name_is_no_experiment():
+    with pytest.raises(pv.DeclarationError, match=r"experiment='vae-sigma': must be an Experiment; .*load_experiment"):
+        pv.train("vae-sigma")

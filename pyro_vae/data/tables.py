@@ -15,6 +15,8 @@ from pyro_vae.specs import DeclarationError, did_you_mean
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
+MISTYPED = 0.5
+"""Share of the entries of a column up to which text among numbers may be slips."""
 MOST_COLUMNS = 30
 """Names of columns that a message lists when one is looked for."""
 
@@ -134,9 +136,12 @@ class _Reader:
             words = column[column.notna() & ~column.str.fullmatch("[+-]?[0-9]+").fillna(False)]
             if len(words):
                 some = ", ".join(repr(shown(word)) for word in words.unique()[:3])
+                few = len(words) <= MISTYPED * len(column)
+                row = words.index[0] + 1
+                slip = f" If it is a slip, correct row {row} of the data, or leave it empty." if few else ""
                 self.problems.append(
                     f"{self._at(name)} holds text in {len(words)} of {len(column)} rows, such as {some}"
-                    f"{self.comma}. {advice}"
+                    f"{self.comma}. {advice}{slip}"
                 )
                 return None
             # Not by pandas.to_numeric, which fails where some of them are missing.

@@ -15,6 +15,7 @@ from pyro_vae.guides.flow import FlowGuide
 from pyro_vae.guides.layered import BottomUpNormal, Ladder
 from pyro_vae.guides.normal import DiagonalNormal, Point
 from pyro_vae.guides.refined import Refined
+from pyro_vae.guides.relaxed import Relaxed
 from pyro_vae.guides.spec import Classifier, Guide, Raw, mismatches
 from pyro_vae.specs import Table
 
@@ -30,6 +31,7 @@ GUIDES = Table(
     BottomUpNormal,
     Diffusion,
     Refined,
+    Relaxed,
 )
 
 __all__ = [
@@ -46,5 +48,6 @@ __all__ = [
     "Point",
     "Raw",
     "Refined",
+    "Relaxed",
     "mismatches",
 ]

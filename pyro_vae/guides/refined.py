@@ -9,11 +9,12 @@ from pyro_vae.guides.correlated import FullNormal, LowRankNormal
 from pyro_vae.guides.flow import FlowGuide
 from pyro_vae.guides.layered import BottomUpNormal, Ladder
 from pyro_vae.guides.normal import DiagonalNormal
+from pyro_vae.guides.relaxed import Relaxed
 from pyro_vae.guides.spec import Guide
 from pyro_vae.networks import Network, Shape
 from pyro_vae.specs import Count, OneOf, Table
 
-BASES = Table("guide", Guide, DiagonalNormal, FullNormal, LowRankNormal, FlowGuide, Ladder, BottomUpNormal)
+BASES = Table("guide", Guide, DiagonalNormal, FullNormal, LowRankNormal, FlowGuide, Ladder, BottomUpNormal, Relaxed)
 """Guides that can be refined: those with raw outputs."""
 
 
@@ -51,6 +52,11 @@ class Refined(Guide):
     def factorized(self) -> bool:  # type: ignore[override]
         """Whether the base is."""
         return self.base.factorized
+
+    @property
+    def simplex(self) -> bool:  # type: ignore[override]
+        """Whether the base is."""
+        return self.base.simplex
 
     def body(self, network: Network, shape: Shape) -> nn.Module:
         """Build the base's encoder body."""

@@ -24,6 +24,8 @@ class Guide(Part):
 
     repeatable: ClassVar[bool] = True
     """Whether a second run on the same data gives the same q; not where it draws at random to find q."""
+    simplex: ClassVar[bool] = False
+    """Whether it is of categorical latents: D points on the simplex of `shape.classes` entries, side by side."""
 
     def body(self, network: Network, shape: Shape) -> nn.Module:
         """Build the encoder body that the heads of all sites share."""

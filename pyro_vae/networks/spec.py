@@ -32,6 +32,8 @@ class Shape(NamedTuple):
     """Number of covariates that are never modelled."""
     masked: bool = False
     """Whether entries can be missing; the encoder then also sees which."""
+    classes: int = 0
+    """Classes of each latent variable where these are categorical, 0 where they are continuous."""
 
 
 class Network(Part):

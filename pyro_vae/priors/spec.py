@@ -19,6 +19,9 @@ class Prior(Part):
     of_guide: ClassVar[bool] = False
     """Whether it is made of the guide: its module's `attach(body, head)` gets the guide's body and own head."""
 
+    simplex: ClassVar[bool] = False
+    """Whether it is of categorical latents: D points on the simplex of `shape.classes` entries, side by side."""
+
     def build(self, dim: int, dim_above: int | None, shape: Shape) -> nn.Module:
         """Build p(z_l | ...) for `dim` latent dimensions; `dim_above` is None at the top."""
         raise TypeError(f"{type(self).__name__} builds no prior.")
