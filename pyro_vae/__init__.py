@@ -78,6 +78,7 @@ _HOME = {
         "OmniglotData",
         "SVHNData",
         "Shown",
+        "SquaresData",
     ),
     "variant": ("Label", "Latent", "Variant"),
     "sites": ("Batch", "Densities", "Site", "without_labels"),

@@ -120,3 +120,18 @@ def data_record(data: Data) -> dict[str, Any]:
         "columns": None if data.columns is None else list(data.columns),
         "names": {name: list(words) for name, words in data.names.items()},
     }
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Where and how the run in a folder was made.
+
+    Raises:
+        DeclarationError: the file is missing, damaged, or lacks what the run is opened with.
+    """
+    path = folder / "environment.json"
+    tree = read_json(path)
+    shape = tree.get("shape")
+    known = isinstance(shape, dict) and {"x", "given", "masked"} <= shape.keys() and isinstance(shape["x"], list)
+    if not known or not {"name", "versions"} <= tree.keys():
+        raise DeclarationError([f"{path}: lacks what the run is opened with; restore it, or train again."])
+    return tree

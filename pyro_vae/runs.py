@@ -24,11 +24,12 @@ from pyro_vae.capture import same_random_state
 from pyro_vae.classification import LabelScores, score_labels
 from pyro_vae.data import Arrays, Data, read_input
 from pyro_vae.data import load as load_data
+from pyro_vae.diagnostics.disentanglement import mutual_information_gap
 from pyro_vae.evaluation import Scores, evaluate, prepared, score
 from pyro_vae.experiment import Experiment, experiment_from
 from pyro_vae.files import read_yaml
 from pyro_vae.planning import choose_device, count_parameters
-from pyro_vae.records import PARTS, data_record, read_json, read_metrics, versions, write_json
+from pyro_vae.records import PARTS, data_record, read_environment, read_json, read_metrics, versions, write_json
 from pyro_vae.sites import Batch
 from pyro_vae.specs import DeclarationError
 from pyro_vae.vae import VAE
@@ -143,13 +144,7 @@ class Run:
         Raises:
             DeclarationError: the file is missing, damaged, or lacks what the run is opened with.
         """
-        path = self.directory / "environment.json"
-        tree = read_json(path)
-        shape = tree.get("shape")
-        known = isinstance(shape, dict) and {"x", "given", "masked"} <= shape.keys() and isinstance(shape["x"], list)
-        if not known or not {"name", "versions"} <= tree.keys():
-            raise DeclarationError([f"{path}: lacks what the run is opened with; restore it, or train again."])
-        return tree
+        return read_environment(self.directory)
 
     @property
     def result(self) -> dict[str, Any]:
@@ -288,12 +283,8 @@ class Run:
             DeclarationError: nothing is missing.
         """
         if batch.mask is None:
-            raise DeclarationError(
-                [
-                    f"{self.directory}: nothing is missing in these data; give an --input with a mask, or train with "
-                    "data.missing or data.shown."
-                ]
-            )
+            advice = "give an --input with a mask, or train with data.missing or data.shown"
+            raise DeclarationError([f"{self.directory}: nothing is missing in these data; {advice}."])
         with self._seeded(seed):
             shown = self.experiment.data.shown is not None
             return latent.impute(self.vae, batch, num_draws, num_samples, from_prior=shown)
@@ -303,17 +294,28 @@ class Run:
 
         Args:
             batch: the data.
-            num_particles: draws to average over; by default 100 where labels are summed out or there are layers,
-                and 1 where mean and sd are exact without.
+            num_particles: draws to average over; by default 100 where labels are summed out, there are layers or
+                the guide knows no moments, and 1 where mean and sd are exact without.
         """
         variant = self.experiment.variant
-        num_particles = num_particles or (100 if variant.missing or len(variant.layers) > 1 else 1)
+        drawn = variant.missing or len(variant.layers) > 1 or not variant.guide.moments
+        num_particles = num_particles or (100 if drawn else 1)
         with self._seeded():
             codes = latent.encode(self.vae, batch, num_particles)
         # Far outside of the data an exponential goes to 0 or infinity, and q(z | x) is no density any more.
         spread = [sd.log() for sd in codes.sd.values()] if variant.guide.density else []
         latent.check_finite([*codes.mean.values(), *codes.sd.values(), *spread])
         return codes
+
+    def mutual_information_gap(self, split: str = "train") -> dict[str, float]:
+        """Whether each known factor of the data has a latent dimension of its own (MIG)."""
+        self._check_split(split)
+        factors = {name: y for name, y in getattr(self.data, split).attributes.items() if len(y.unique()) > 1}
+        if not factors or not self.experiment.variant.guide.factorized:
+            why = "its guide is no product of normals" if factors else "its data have no attribute to be a factor"
+            raise DeclarationError([f"{self.directory}: {why}; there is no mutual information gap."])
+        mean, sd = (list(part.values())[-1].cpu() for part in self.encode(self.batch(split)))
+        return mutual_information_gap(mean, sd, factors, self.experiment.seed)
 
     def sample(
         self, num: int = 64, y: Tensor | None = None, given: Tensor | None = None, seed: int | None = None

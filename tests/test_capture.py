@@ -109,7 +109,7 @@ def training_step(
     step = make_step(
         capture(objective, x, {"beta": torch.tensor(1.0, device=device)}),
         layout,
-        lambda raw: (torch.rand_like(raw, dtype=torch.float32) < raw / 255).to(torch.float32),
+        lambda raw: Batch((torch.rand_like(raw.x, dtype=torch.float32) < raw.x / 255).to(torch.float32)),
         adam or pv.Optimizer(learning_rate=1e-2),
         clip,
     )

@@ -267,7 +267,7 @@ def test_what_is_absent_follows_the_latent():
         pv.Variant(latent="categorical"),
         pv.Variant(latent=pv.Latent(kind="categorical")),
         pv.Variant(latent={"kind": "categorical", "classes": None}, guide="relaxed"),
-        pv.Variant(latent="categorical", prior={"temperature": 0.5}, guide={"widths": []}),
+        pv.Variant(latent="categorical", prior={"temperature": 0.66}, guide={"widths": []}),
         pv.Variant.model_validate(full.tree()),
     ):
         assert declared == full

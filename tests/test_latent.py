@@ -7,6 +7,7 @@ import pytest
 import torch
 from mc import assert_close_mc
 
+import pyro_vae as pv
 from pyro_vae import latent
 from pyro_vae.latent import chunks, data_per_chunk, draw_posterior, draw_prior, encode, particles_per_chunk, sample
 from pyro_vae.objectives import ELBO
@@ -290,3 +291,17 @@ def test_samples_come_from_the_prior():
     _, mean, z = sample(build({}), S)
     assert_close_mc(z.mean(0), 0.0, 1 / math.sqrt(S))
     assert_close_mc(z.square().mean(0), 1.0, math.sqrt(2 / S))
+
+
+WITHOUT_MOMENTS = {"flow": ["guide=flow"], "discrete": ["latent={kind: categorical, dim: 3, classes: 4}"]}
+
+
+@pytest.mark.parametrize("words", WITHOUT_MOMENTS.values(), ids=WITHOUT_MOMENTS)
+def test_codes_of_guides_without_moments_are_averaged_over_draws(tmp_path, words):
+    """Their sd comes from the draws, and is no zero."""
+    small = ["encoder.widths=[16]", "decoder.widths=[16]", "training.epochs=1", "training.batch_size=256"]
+    experiment = pv.load_experiment("vae-bernoulli", [*words, *small])
+    run = pv.train(experiment, out=tmp_path / "run", quiet=True, num_samples=2)
+    codes = run.encode(run.batch("test", range(5)))
+    assert (codes.sd["z"] > 0).all()
+    assert len(codes.mean["z"]) == 5

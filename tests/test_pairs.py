@@ -49,7 +49,7 @@ REASONS = (
 def declared(objective="elbo", layers=1, **parts):
     """A small variant and objective; or the reason why they do not go together."""
     dim = math.prod(IMAGE) if GUIDES[parts.get("guide", "diagonal_normal")].dims_of_x else None
-    dims = [dim or 3, dim or 2][:layers]
+    dims = [dim or 3, dim or 2, dim or 2][:layers]
     simplex = GUIDES[parts.get("guide", "diagonal_normal")].simplex is True
     prior = parts.pop("prior", "categorical" if simplex else "standard_normal")
     kind = {"kind": "categorical", "classes": 3} if simplex or PRIORS[prior].simplex else {}

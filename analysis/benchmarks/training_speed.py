@@ -38,6 +38,10 @@ def prepare(raw: Tensor) -> Tensor:
     return (torch.rand_like(p) < p).to(torch.float32)
 
 
+def prepared(raw: pv.Batch) -> pv.Batch:
+    return raw._replace(x=prepare(raw.x))
+
+
 class ByHand(nn.Module):
     """The VAE that people write: two layers each way, cross-entropy, closed-form KL."""
 
@@ -64,8 +68,8 @@ def ours(data: Tensor, order: Tensor, hidden: int, latent: int, compiled: bool) 
     state = new_state(objective, layout, 4)
     resident = Resident(data)
     one = torch.ones((), device=data.device)
-    program = capture(objective, fetch(resident, order[0], prepare), {"beta": one})
-    step = make_step(program, layout, prepare, pv.Optimizer(learning_rate=RATE), None)
+    program = capture(objective, fetch(resident, order[0], prepared), {"beta": one})
+    step = make_step(program, layout, prepared, pv.Optimizer(learning_rate=RATE), None)
     if compiled:
         step = compile_step(step, data.device)
     steps = len(order)

@@ -42,7 +42,7 @@ from pyro_vae.data.released import (
     OmniglotData,
     SVHNData,
 )
-from pyro_vae.data.sets import ArraysData, DigitsData, LinearGaussianData
+from pyro_vae.data.sets import ArraysData, DigitsData, LinearGaussianData, SquaresData
 from pyro_vae.data.shown import Shown
 from pyro_vae.data.spec import DataSpec, OwnData
 from pyro_vae.specs import Table
@@ -51,6 +51,7 @@ DATA = Table(
     "data set",
     DataSpec,
     DigitsData,
+    SquaresData,
     LinearGaussianData,
     MNISTData,
     FashionMNISTData,
@@ -90,6 +91,7 @@ __all__ = [
     "SVHNData",
     "Shown",
     "Split",
+    "SquaresData",
     "Support",
     "load",
     "prepare",

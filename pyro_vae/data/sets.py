@@ -42,6 +42,31 @@ class DigitsData(DataSpec):
         return Arrays(images[train], {"digit": labels[train]}, test=held_out, levels=17)
 
 
+class SquaresData(DataSpec):
+    """Squares on a dark ground, 576 grey images of 16 x 16, one for each row, column, size and shade: known factors.
+
+    What a latent dimension stands for can be measured on them; a tenth, drawn at random, is the test set.
+
+    References:
+        dSprites: Disentanglement testing Sprites dataset (Matthey, Higgins, Hassabis & Lerchner, 2017), the model of
+        this smaller one.
+    """
+
+    name: Literal["squares"] = "squares"
+
+    def declared(self) -> Declared:
+        """Grey images of 16 x 16 with four attributes."""
+        return self._images((1, 16, 16), {"row": 8, "column": 8, "size": 3, "shade": 3})
+
+    def read(self, seed: int) -> Arrays:
+        """Draw every combination once."""
+        row, column, size, shade = (axis.flatten() for axis in np.indices((8, 8, 3, 3)))
+        x = np.zeros((len(row), 1, 16, 16), np.uint8)
+        for image, r, c, s, grey in zip(x[:, 0], row, column, size, shade, strict=True):
+            image[r + 1 : r + 4 + 2 * s, c + 1 : c + 4 + 2 * s] = (85, 170, 255)[grey]
+        return Arrays(x, {"row": row, "column": column, "size": size, "shade": shade})
+
+
 class LinearGaussianData(DataSpec):
     """x = W z + b + sigma eps, z and eps ~ N(0, I): every quantity of a VAE on these data has a closed form.
 

@@ -26,6 +26,7 @@ class FlowGuide(Guide):
 
     kind: Literal["flow"] = "flow"
     factorized: ClassVar[bool] = False
+    moments: ClassVar[bool] = False
     transform: Literal["inverse_autoregressive", "coupling", "spline"] = "inverse_autoregressive"
     """Affine, each entry given those before; affine halves given each other; or halves with splines on [-5, 5]."""
     layers: Count = 4

@@ -54,6 +54,11 @@ class Refined(Guide):
         return self.base.factorized
 
     @property
+    def moments(self) -> bool:  # type: ignore[override]
+        """Whether the base knows its own."""
+        return self.base.moments
+
+    @property
     def simplex(self) -> bool:  # type: ignore[override]
         """Whether the base is."""
         return self.base.simplex

@@ -40,6 +40,7 @@ class Relaxed(Guide):
     """T; below 0.25 float32 cannot hold what is drawn."""
 
     factorized: ClassVar[bool] = False
+    moments: ClassVar[bool] = False
     simplex: ClassVar[bool] = True
 
     def head(

@@ -24,6 +24,8 @@ class Guide(Part):
 
     repeatable: ClassVar[bool] = True
     """Whether a second run on the same data gives the same q; not where it draws at random to find q."""
+    moments: ClassVar[bool] = True
+    """Whether q(z_l | ...) knows its mean and variance in closed form."""
     simplex: ClassVar[bool] = False
     """Whether it is of categorical latents: D points on the simplex of `shape.classes` entries, side by side."""
 

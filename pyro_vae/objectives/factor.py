@@ -16,6 +16,7 @@ from pyro_vae.objectives.terms import split, terms
 from pyro_vae.sites import Batch
 from pyro_vae.specs import Count, Seq
 from pyro_vae.vae import VAE, densities
+from pyro_vae.variant import Variant
 
 
 class Factor(Objective):
@@ -39,6 +40,12 @@ class Factor(Objective):
     """Nonlinearity of those layers."""
     discriminator_learning_rate: float = Field(1.0, gt=0)
     """Learning rate of the discriminator, as a multiple of that of the training."""
+
+    def misfits(self, variant: Variant) -> list[str]:
+        """Categorical latents: what permutes their entries one by one leaves the simplex."""
+        if not variant.guide.simplex:
+            return []
+        return ["objective.kind=factor: permutes each entry of z, and needs continuous latents; take another one."]
 
     def build(self, vae: VAE, num_data: int | None = None) -> "FactorLoss":
         """Build the loss and its discriminator."""

@@ -26,7 +26,7 @@ class CategoricalPrior(Prior):
     kind: Literal["categorical"] = "categorical"
     learned: bool = False
     """Whether the logits a are learned, from 0."""
-    temperature: float = Field(0.5, gt=0)
+    temperature: float = Field(0.66, gt=0)
     """T: near 0 draws are nearly indicators of one class, far above 1 nearly uniform over the classes."""
 
     simplex: ClassVar[bool] = True
