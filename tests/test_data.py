@@ -373,7 +373,7 @@ def test_what_is_declared_is_what_is_found(spec: DataSpec) -> None:
 
 def test_every_set_but_ones_own_arrays_is_known_before_it_is_read() -> None:
     known = [name for name, part in DATA.items() if part().declared() is not None]
-    assert known == ["digits", "linear_gaussian", *RELEASED]
+    assert known == ["digits", "squares", "linear_gaussian", *RELEASED]
     assert DataSpec(name="none").declared() is None
 
 
@@ -398,7 +398,7 @@ def test_located_changes_nothing_where_no_path_is_given(spec: DataSpec) -> None:
 
 
 def test_table_and_round_trip() -> None:
-    assert list(DATA) == ["digits", "linear_gaussian", *RELEASED, "arrays", "folder"]
+    assert list(DATA) == ["digits", "squares", "linear_gaussian", *RELEASED, "arrays", "folder"]
     for word, part in DATA.items():
         assert issubclass(part, DataSpec)
         cases: list[dict[str, Any]] = [

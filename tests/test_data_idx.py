@@ -78,7 +78,7 @@ def test_sets_are_found_plain_or_gzipped(tmp_path: Path, spec: Any, below: Any, 
         assert np.array_equal(got.test.x[:, 0], test_x)
         assert np.array_equal(got.test.attributes[attribute], test_y)
         assert got.levels == 256
-        assert declared.declared() == Declared(got.name, got.support, got.shape, got.num_classes)
+        assert declared.declared() == Declared(got.name, got.support, got.shape, got.num_classes, got.levels)
 
 
 def test_files_of_each_set_are_looked_for_in_its_own_folder_first(
@@ -135,7 +135,7 @@ def test_emnist_is_upright_and_numbered_from_0(tmp_path: Path, split: Any, below
     assert np.array_equal(got.test.x[:, 0], test_x.transpose(0, 2, 1))
     assert np.array_equal(got.train.attributes["character"], y - first)
     assert np.array_equal(got.test.attributes["character"], test_y - first)
-    assert spec.declared() == Declared(got.name, got.support, got.shape, got.num_classes)
+    assert spec.declared() == Declared(got.name, got.support, got.shape, got.num_classes, got.levels)
     theirs = torchvision.datasets.EMNIST.classes_split_dict[split][first:]
     if classes > 10:
         assert got.names == {"character": tuple(theirs)}
@@ -257,4 +257,4 @@ def test_real_mnist_keeps_300_labels_a_class(real_mnist: str) -> None:
 def test_what_is_declared_of_real_mnist_is_what_is_found(real_mnist: str, fields: dict[str, Any]) -> None:
     spec = MNISTData(root=real_mnist, download=False, **fields)
     got = load(spec)
-    assert spec.declared() == Declared(got.name, got.support, got.shape, got.num_classes)
+    assert spec.declared() == Declared(got.name, got.support, got.shape, got.num_classes, got.levels)

@@ -46,7 +46,11 @@ def _fields(spec, path=""):
     """Dotted fields of a spec, down to specs."""
     for name in type(spec).model_fields:
         value = getattr(spec, name)
-        yield from _fields(value, f"{path}{name}.") if isinstance(value, Spec) else [path + name]
+        if isinstance(value, dict) and value:  # label sites by name
+            for key, site in value.items():
+                yield from _fields(site, f"{path}{name}.{key}.")
+        else:
+            yield from _fields(value, f"{path}{name}.") if isinstance(value, Spec) else [path + name]
 
 
 def test_the_empty_file_is_the_default_experiment():
@@ -60,7 +64,7 @@ def test_a_file_a_name_or_neither(tmp_path):
     (tmp_path / "plain").write_text("seed: 5")
     assert load_experiment(str(tmp_path / "plain")).seed == 5
     for source, message in {
-        "digts": "'digts': no variant of that name and no file. Did you mean 'digits'? Known: ",
+        "digts": "'digts': no variant of that name and no file. Did you mean 'digits'? `pyro-vae list` shows all.",
         "": "'': no variant of that name and no file. Known: ",
         str(tmp_path): f"'{tmp_path}': no variant of that name and no file.",
         "none.yaml": "none.yaml: there is no such file; `pyro-vae list` names what comes along.",

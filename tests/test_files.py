@@ -297,5 +297,8 @@ def test_an_override_that_means_nothing(assignment, problem):
 def test_overrides_of_every_named_experiment_give_the_same_as_editing_it():
     for name in named():
         experiment = load_experiment(name)
-        edited = experiment.replace(variant=experiment.variant.replace(latent=pv.Latent(dim=3)), seed=7)
+        if isinstance(experiment.variant.latent, tuple):
+            continue  # several layers
+        latent = experiment.variant.latent.replace(dim=3)
+        edited = experiment.replace(variant=experiment.variant.replace(latent=latent), seed=7)
         assert load_experiment(name, ["latent.dim=3", "seed=7"]) == edited
