@@ -30,7 +30,29 @@ def parts() -> str:
 
 def results() -> str:
     speeds = map(speed, sorted(RESULTS.glob("training_speed_*.json")))
-    return "\n\n".join(filter(None, [likelihood(), convolutional(), *speeds, gpu()]))
+    return "\n\n".join(filter(None, [likelihood(), variants(), convolutional(), *speeds, gpu()]))
+
+
+def variants() -> str:
+    path = RESULTS / "variants.json"
+    if not path.exists():
+        return ""
+    result = json.loads(path.read_text())
+    s = result["setting"]
+    lines = [
+        f"Variants of one network, 784-200-200-50, after {s['epochs']} epochs of MNIST each, {s['test']:,} test images "
+        f"and {s['samples']} importance samples; nats per datum where not said otherwise. Differences are paired.",
+        "",
+        "| what | this | against | difference |",
+        "|---|---|---|---|",
+    ]
+    for row in result["comparisons"]:
+        sides = [f"`{name}` {side['value']:.2f} ± {side['standard_error']:.2f}" for name, side in row["sides"].items()]
+        d, seeds = row["difference"], min(side["seeds"] for side in row["sides"].values())
+        over = f"over {seeds} seeds" if d["over"] == "seeds" else "over images, one seed"
+        what = row["what"].replace("|", "\\|")
+        lines.append(f"| {what} | {' | '.join(sides)} | {d['value']:+.2f} ± {d['standard_error']:.2f} ({over}) |")
+    return "\n".join([*lines, "", source(result)])
 
 
 def gpu() -> str:

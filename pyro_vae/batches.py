@@ -43,12 +43,20 @@ def preparer(data: Data, dtype: torch.dtype, device: torch.device) -> Prepare:
     shown = None if data.shown is None else data.shown.flatten().nonzero().flatten().to(device)
     rest = torch.zeros(()) if data.shown is None else ~data.shown.to(device)
 
+    scaling = None if data.scaling is None else tuple(value.to(device=device, dtype=dtype) for value in data.scaling)
+
+    def for_networks(x: Tensor) -> Tensor:
+        """As the encoder sees x: standardised, counts as log(1 + x)."""
+        if scaling is not None:
+            return (x - scaling[0]) / scaling[1]
+        return x.log1p() if data.support == "counts" else x
+
     def prepared(batch: Batch) -> Batch:
         x = prepare(cast(Tensor, batch.x), data.levels, data.binarize, data.dequantize, dtype)
         given, mask = batch.given, batch.mask
         flat = (x if mask is None else torch.where(mask, x, torch.zeros_like(x))).flatten(1)
         if shown is not None:
-            given = join(given, flat.index_select(1, shown))
+            given = join(given, for_networks(flat.view_as(x)).flatten(1).index_select(1, shown))
             mask = rest.expand_as(x) if mask is None else mask & rest
         if data.library:
             given = join(given, flat.sum(1, keepdim=True).clamp(min=1).log())

@@ -110,7 +110,7 @@ def _check(variant: Variant) -> None:
     if cells > MAX_CELLS:
         raise DeclarationError([f"variant.labels: {cells} combinations of labels; at most {MAX_CELLS} are scored."])
     if not variant.normalized:
-        raise DeclarationError(["variant.likelihood: is no normalised density, so that labels have no probability."])
+        raise DeclarationError([f"variant: {variant.why_unnormalized()}, so that labels have no probability."])
 
 
 def _log_prior(vae: VAE, name: str) -> Tensor:

@@ -38,6 +38,15 @@ def misfits(variant: Variant, spec: DataSpec, data: Declared | Data) -> list[str
             f"variant.latent: guide {_word(variant.guide)!r} needs layers of as many dimensions as {data.name!r} has "
             f"entries, and these have {', '.join(map(str, variant.layers.values()))}; set each to {{dim: {numel}}}."
         )
+    likelihood, vectors = variant.likelihood, len(data.shape) == 1
+    if likelihood.datum not in ("any", "vector" if vectors else "image"):
+        found.append(
+            f"variant.likelihood: {word!r} needs {'images' if vectors else 'vectors'}, and {data.name!r} holds "
+            f"{'vectors' if vectors else 'images'}; take another."
+        )
+    if not likelihood.takes_missing and (spec.missing or spec.shown is not None):
+        field = "missing" if spec.missing else "shown"
+        found.append(f"data.{field}: {word!r} needs every entry of x; leave it out, or take another likelihood.")
     found += _scale_misfits(variant, spec, data)
     found += _label_misfits(variant, spec, data)
     return found
@@ -89,6 +98,21 @@ def _label_misfits(variant: Variant, spec: DataSpec, data: Declared | Data) -> l
             f"data.labels_kept={kept}: no label site is observed partly, so that it has no effect; remove it, "
             "or declare one like variant.labels={digit: {classes: 10, observed: partly}}."
         )
+    return found
+
+
+def input_misfits(variant: Variant, spec: DataSpec, own: Data, need_labels: bool) -> list[str]:
+    """What of a user's new data the model cannot take, one line each."""
+    found = []
+    for name, label in variant.labels.items():
+        labels = own.test.attributes.get(name)
+        if need_labels and label.observed == "always" and (labels is None or bool((labels < 0).any())):
+            found.append(f"labels.{name} is observed always, and the file leaves some out; add them.")
+    if own.test.mask is not None and spec.shown is not None:
+        found.append("mask: the run predicts what is not shown; leave the mask out.")
+    levels = getattr(variant.likelihood, "levels", None)
+    if levels is not None and own.levels is None and own.support == "levels":
+        found.append(f"x: holds floats; must be integers from 0 to {levels - 1}, which the likelihood counts.")
     return found
 
 

@@ -34,7 +34,10 @@ def signals() -> Iterator[list[int]]:
 
     def handler(number: int, frame: FrameType | None) -> None:
         caught.append(number)
-        signal.signal(number, before[number])
+        # A shell starts what it puts into the background with SIGINT ignored; a second one shall act there too.
+        ignored = before[number] in (signal.SIG_IGN, None)
+        at_once = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, at_once if ignored else before[number])
 
     for number in before:
         signal.signal(number, handler)

@@ -166,9 +166,9 @@ def moments(vae: VAE, d: Densities) -> tuple[dict[str, Tensor], dict[str, Tensor
     means, sds = {}, {}
     for name in vae.variant.layers:
         mean, variance = _site_moments(d.q[name].fn, d.q[name].value)
-        first, second = ((pi * m).sum(0) if pi is not None else m for m in (mean, variance + mean.square()))
-        means[name] = first.mean(0)
-        sds[name] = (second.mean(0) - means[name].square()).clamp_min(0).sqrt()
+        first = (mean if pi is None else (pi * mean).sum(0)).mean(0)
+        spread = variance + (mean - first).square()  # centred: squares of large means would cancel
+        means[name], sds[name] = first, (spread if pi is None else (pi * spread).sum(0)).mean(0).sqrt()
     return means, sds
 
 
@@ -190,10 +190,18 @@ def sample(vae: VAE, num: int, y: Tensor | None = None, given: Tensor | None = N
         y: labels to generate (num,) or (num, sites); those that are -1, and all without, are drawn from p(y).
         given: covariates (num, G), needed where the variant has any.
     """
+    classes = torch.tensor([label.classes for label in vae.variant.labels.values()])
+    if y is not None and bool(((y.reshape(num, -1).cpu() >= classes) | (y.reshape(num, -1).cpu() < -1)).any()):
+        raise DeclarationError([f"y: must be classes below {classes.tolist()}, one for each label site, or -1."])
     with unvalidated():
         trace: Any = poutine.trace(vae.model).get_trace(Batch(None, y=y, given=given, n=num))
     top = trace.nodes[list(vae.variant.layers)[-1]]["value"]
     return trace.nodes["x"]["value"], trace.nodes["x"]["fn"].mean, top
+
+
+def pasted(x: Tensor, known: Tensor | None, shown: Tensor | None) -> Tensor:
+    """x (..., N, *event) with the entries that the model is shown, and so never learns to generate, as they are."""
+    return x if shown is None or known is None else torch.where(shown.to(x.device), known, x)
 
 
 class Imputed(NamedTuple):
@@ -249,13 +257,13 @@ def _impute_chunk(vae: VAE, batch: Batch, num_draws: int, num_samples: int, from
     w = log_w.softmax(0)
     weight = w[(...,) + (None,) * (x.dim() - 1)]
     first = (weight * mean).sum(0)
-    second = (weight * (variance + mean.square())).sum(0)
+    variance = (weight * (variance + (mean - first).square())).sum(0)  # centred: squares of large means would cancel
     picked = torch.distributions.Categorical(probs=w.T, validate_args=False).sample((num_draws,))
     chosen = draws[picked, torch.arange(batch.size, device=w.device)]
     known = torch.where(exists, x, torch.zeros_like(x))
     return Imputed(
         torch.where(exists, known, first),
-        torch.where(exists, 0.0, (second - first.square()).clamp_min(0).sqrt()),
+        torch.where(exists, 0.0, variance.sqrt()),
         torch.where(exists, known, chosen),
         1 / w.square().sum(0),
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_vae import checkpoints
 from pyro_vae.batches import build
+from pyro_vae.capture import same_random_state
 from pyro_vae.data import Arrays, Data
 from pyro_vae.data import load as load_data
 from pyro_vae.data.sets import in_memory
@@ -148,15 +149,31 @@ def _finish(run: Run, trainer: Trainer, quiet: bool, num_samples: int) -> Run:
 
 
 def initialise(vae: VAE, data: Data, experiment: Experiment, device: torch.device) -> None:
-    """Start the likelihood at the average of some of the training data; missing entries count as average."""
+    """Start the likelihood at the average of some of the training data, and priors among them."""
     generator = torch.Generator().manual_seed(experiment.seed)
     some = torch.randperm(len(data.train), generator=generator)[:INITIAL_DATA]
     batch = prepared(replace(data, train=data.train.select(some)), "train", experiment, device)
     x = cast(Tensor, batch.x)
     if batch.mask is not None:
-        mean = torch.where(batch.mask, x, torch.zeros_like(x)).sum(0) / batch.mask.sum(0).clamp(min=1)
-        x = torch.where(batch.mask, x, mean)
-    vae.initialise(x)
+        x = filled(x, batch.mask)
+    with same_random_state(device):
+        torch.manual_seed(experiment.seed)
+        vae.initialise(x)
+
+
+def filled(x: Tensor, exists: Tensor) -> Tensor:
+    """x (N, *event) with the values of other data in place of what is missing; 0 where an entry never exists.
+
+    >>> filled(torch.tensor([[1.0], [0.0], [3.0], [0.0]]), torch.tensor([[True], [False], [True], [False]]))
+    tensor([[1.],
+            [3.],
+            [3.],
+            [3.]])
+    """
+    flat, seen = torch.where(exists, x, torch.zeros_like(x)).flatten(1), exists.flatten(1)
+    first = seen.int().argsort(dim=0, descending=True, stable=True)  # the data in which an entry exists come first
+    turn = torch.arange(len(x), device=x.device)[:, None] % seen.sum(0).clamp(min=1)
+    return torch.where(seen, flat, flat.gather(0, first.gather(0, turn))).view_as(x)
 
 
 def _start_from(vae: VAE, source: Run | Path | str) -> None:

@@ -28,6 +28,7 @@ from pyro_vae.diagnostics.disentanglement import mutual_information_gap
 from pyro_vae.evaluation import Scores, evaluate, prepared, score
 from pyro_vae.experiment import Experiment, experiment_from
 from pyro_vae.files import read_yaml
+from pyro_vae.fitting import input_misfits
 from pyro_vae.planning import choose_device, count_parameters
 from pyro_vae.records import PARTS, data_record, read_environment, read_json, read_metrics, versions, write_json
 from pyro_vae.sites import Batch
@@ -191,17 +192,9 @@ class Run:
             DeclarationError: its shape or values are not those that the model was trained on.
         """
         own = read_input(Path(path), self.data, self.experiment.data)
-        for name, label in self.experiment.variant.labels.items():
-            labels = own.test.attributes.get(name)
-            if need_labels and label.observed == "always" and (labels is None or bool((labels < 0).any())):
-                raise DeclarationError(
-                    [f"--input {path}: labels.{name} is observed always, and the file leaves some out; add them."]
-                )
-        levels = getattr(self.experiment.variant.likelihood, "levels", None)
-        if levels is not None and own.levels is None and own.support == "levels":
-            raise DeclarationError(
-                [f"--input {path}: x: must be integers from 0 to {levels - 1}, and these are floats."]
-            )
+        problems = input_misfits(self.experiment.variant, self.experiment.data, own, need_labels)
+        if problems:
+            raise DeclarationError([f"--input {path}: {problem}" for problem in problems])
         known = {name: y for name, y in own.test.attributes.items() if bool((y >= 0).any())}
         return prepared(own, "test", self.experiment, self.device), known
 
@@ -277,7 +270,7 @@ class Run:
             batch: the data.
             num_draws: S.
             num_samples: K importance samples per datum.
-            seed: of the draws, the run's own by default.
+            seed: of the draws.
 
         Raises:
             DeclarationError: nothing is missing.
@@ -285,6 +278,10 @@ class Run:
         if batch.mask is None:
             advice = "give an --input with a mask, or train with data.missing or data.shown"
             raise DeclarationError([f"{self.directory}: nothing is missing in these data; {advice}."])
+        if self.experiment.variant.likelihood.datum_at_once:
+            raise DeclarationError(
+                [f"{self.directory}: its likelihood is of the whole datum; entries cannot be imputed."]
+            )
         with self._seeded(seed):
             shown = self.experiment.data.shown is not None
             return latent.impute(self.vae, batch, num_draws, num_samples, from_prior=shown)
@@ -303,18 +300,21 @@ class Run:
         with self._seeded():
             codes = latent.encode(self.vae, batch, num_particles)
         # Far outside of the data an exponential goes to 0 or infinity, and q(z | x) is no density any more.
-        spread = [sd.log() for sd in codes.sd.values()] if variant.guide.density else []
+        spread = [sd.log() for sd in codes.sd.values()] if variant.guide.density and variant.guide.moments else []
         latent.check_finite([*codes.mean.values(), *codes.sd.values(), *spread])
         return codes
 
     def mutual_information_gap(self, split: str = "train") -> dict[str, float]:
         """Whether each known factor of the data has a latent dimension of its own (MIG)."""
         self._check_split(split)
-        factors = {name: y for name, y in getattr(self.data, split).attributes.items() if len(y.unique()) > 1}
-        if not factors or not self.experiment.variant.guide.factorized:
-            why = "its guide is no product of normals" if factors else "its data have no attribute to be a factor"
-            raise DeclarationError([f"{self.directory}: {why}; there is no mutual information gap."])
+        attributes, guide = getattr(self.data, split).attributes, self.experiment.variant.guide
+        factors = {name: y for name, y in attributes.items() if len(y[y >= 0].unique()) > 1}
+        if not factors or not (guide.factorized and guide.density and guide.moments):
+            why = "guide is no product of normals" if factors else "data have no attribute to be a factor"
+            raise DeclarationError([f"{self.directory}: its {why}; there is no mutual information gap."])
         mean, sd = (list(part.values())[-1].cpu() for part in self.encode(self.batch(split)))
+        if mean.shape[1] < 2:
+            raise DeclarationError([f"{self.directory}: has one latent dimension, and a gap is between two."])
         return mutual_information_gap(mean, sd, factors, self.experiment.seed)
 
     def sample(
@@ -328,19 +328,24 @@ class Run:
             given: covariates (num, G); those of the test data, in turn, by default.
             seed: of the draws, the run's own by default.
         """
+        known = None
         if given is None and self.vae.shape.given:
-            known = self.batch("test").given
-            given = None if known is None else known[torch.arange(num, device=known.device) % len(known)]
+            batch = self.batch("test")
+            turn = torch.arange(num, device=self.device) % batch.size
+            given, known = cast(Tensor, batch.given)[turn], cast(Tensor, batch.x)[turn]
         y, given = (None if tensor is None else tensor.to(self.device) for tensor in (y, given))
         with self._seeded(seed):
-            return latent.sample(self.vae, num, y, given)
+            x, mean, z = latent.sample(self.vae, num, y, given)
+        shown = self.data.shown
+        return latent.pasted(x, known, shown), latent.pasted(mean, known, shown), z
 
     def reconstruct(self, batch: Batch, num_draws: int = 1, seed: int | None = None) -> latent.Draws:
         """Draws from the posterior and what they reconstruct, (S, B, ...)."""
         with self._seeded(seed):
             draws = latent.draw_posterior(self.vae, batch, num_draws)
         latent.check_finite([values.movedim(0, 1) for values in (*draws.z.values(), draws.x_mean, draws.log_q)])
-        return draws
+        x_mean, x = (latent.pasted(x, batch.x, self.data.shown) for x in (draws.x_mean, draws.x))
+        return draws._replace(x_mean=x_mean, x=x)
 
     def posterior(
         self, num_draws: int = 1000, observations: Iterable[int] = range(16), split: str = "test", save: bool = True

@@ -70,8 +70,17 @@ class Rescaled(dist.TransformedDistribution):
 
     def marginal(self, mask: Tensor) -> "Rescaled":
         """The distribution of the entries where the mask is True, of a distribution of a whole datum."""
-        affine = cast(AffineTransform, self.transforms[0])
-        loc, scale = cast(Tensor, affine.loc), cast(Tensor, affine.scale)
-        mean = torch.where(mask, loc, torch.zeros_like(loc))
-        sd = torch.where(mask, scale, torch.ones_like(scale))  # adds log 1 where an entry is missing
-        return Rescaled(cast(Any, self.base_dist).marginal(mask), [AffineTransform(mean, sd)])
+        found = Rescaled(cast(Any, self.base_dist).marginal(mask), self.transforms)
+        found.missing = ~mask
+        return found
+
+    missing: Tensor | None = None
+    """Entries that the density says nothing of, so that their change of units does not count."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(x), nats."""
+        log_p = super().log_prob(value)
+        if self.missing is None:
+            return log_p
+        log_sd = cast(Tensor, cast(AffineTransform, self.transforms[0]).scale).log()
+        return log_p + torch.where(self.missing, log_sd, 0.0).flatten(-len(self.event_shape)).sum(-1)

@@ -79,7 +79,9 @@ class Trainer:
         training = experiment.training
         self.experiment, self.data, self.vae, self.folder, self.quiet = experiment, data, vae, folder, quiet
         self.device = next(vae.parameters()).device
-        self.objective = experiment.objective.build(vae, len(data.train)).to(self.device).train()
+        with same_random_state(torch.device("cpu")):  # an objective's own networks start from the seed too
+            torch.manual_seed(experiment.seed)
+            self.objective = experiment.objective.build(vae, len(data.train)).to(self.device).train()
         self.prepare = preparer(data, DTYPES[training.precision], self.device)
         self.train_data = resident(data.train, experiment, self.device, training=True)
         self.steps_per_epoch = len(data.train) // training.batch_size

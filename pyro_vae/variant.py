@@ -87,6 +87,8 @@ class Label(Spec):
     def _conditions_differ(self) -> "Label":
         if len(set(self.conditions)) < len(self.conditions):
             raise ValueError(f"conditions={list(self.conditions)}: names a part twice; name each once")
+        if self.rule == "guide" and self.observed == "always":
+            raise ValueError("rule='guide': has no meaning for a label that is observed always; set observed: partly")
         if self.conditions == ("encoder",):
             raise ValueError("conditions=['encoder']: the model would not depend on the label; add prior or decoder")
         return self
@@ -266,6 +268,13 @@ class Variant(Spec):
             for name in self.labels
             if not name.isidentifier() or name in taken or hasattr(ModuleDict(), name)
         ]
+        if not any(prior.reads_labels for prior in self.priors.values()):
+            blind = "no prior here depends on labels, so that the model would not depend on this one"
+            found += [
+                f"labels.{name}.conditions={list(label.conditions)}: {blind}; add decoder, or take prior 'normal'"
+                for name, label in self.labels.items()
+                if "decoder" not in label.conditions
+            ]
         if self.cells > MAX_CELLS:
             found.append(
                 f"labels: {self.cells} combinations of missing labels; at most {MAX_CELLS} are enumerated. "

@@ -99,7 +99,7 @@ def vae(latent=(5,), guide=None, labels=None, masked=False, given=0):
 
 
 def label(observed="partly", rule="guide", classes=4):
-    return Label(classes=classes, observed=observed, rule=rule)
+    return Label(classes=classes, observed=observed, rule="sum" if observed == "always" else rule)
 
 
 CASES = {

@@ -56,7 +56,7 @@ def compare(objective, traced, other, tolerance=0.0, weights=("beta",)):
 
 
 @pytest.mark.parametrize("case", parts.CASES.values(), ids=parts.CASES.keys())
-@pytest.mark.parametrize("known", [0.5, 0.0, 1.0])
+@pytest.mark.parametrize("known", [0.5, *(pytest.param(k, marks=pytest.mark.slow) for k in (0.0, 1.0))])
 def test_captured_is_eager_on_every_contract_case(case, known):
     """Traced with half of the labels known, run with half, none and all of them."""
     objective = ELBO(num_particles=2).build(parts.vae(**case))

@@ -255,15 +255,15 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", SMALL.values(), ids=SMALL.keys())
 @pytest.mark.parametrize(
     "name",
     [
         "ladder, M2, missing pixels",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("always and partly", "mixture", "ladder, missing pixels")
-        ),
+        "always and partly",
+        "mixture",
+        "ladder, missing pixels",
     ],
 )
 def test_captured_is_eager(name, spec):

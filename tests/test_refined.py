@@ -8,6 +8,7 @@ from parts import CASES, batch
 from parts import vae as build
 
 import pyro_vae as pv
+from pyro_vae.guides.refined import BASES
 from pyro_vae.objectives import ELBO
 from pyro_vae.sites import Batch
 from pyro_vae.vae import VAE, densities
@@ -129,3 +130,14 @@ def test_it_is_an_ordinary_pyro_guide(linear):
 def test_what_scores_a_draw_twice_refuses_it(objective):
     with pytest.raises(pv.DeclarationError, match="runs the guide twice, and 'refined' is another one each time"):
         pv.load_experiment("digits", ["guide=refined", f"objective={objective}"])
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_every_base(base, layers):
+    latent = [pv.Latent(dim=3), pv.Latent(dim=2)][:layers]
+    if BASES[base].simplex:
+        pytest.skip("for categorical latents, in test_discrete.py")
+    prior = [*["normal"] * (layers - 1), "standard_normal"]
+    variant = pv.Variant(latent=latent, prior=prior, guide=pv.Refined(base=base, steps=2), likelihood="bernoulli")
+    assert torch.isfinite(densities(VAE(variant, (5,)), Batch(torch.rand(4, 5).round())).log_w).all()

@@ -1,5 +1,7 @@
 """What a data set is made to be before it is modelled: counts, hidden entries, entries that are shown."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -230,3 +232,108 @@ def test_a_label_that_the_model_ignores_is_refused():
         pv.Label(classes=3, conditions=["encoder"])
     with pytest.raises(pv.DeclarationError, match="names a part twice"):
         pv.Label(classes=3, conditions=["decoder", "decoder"])
+
+
+# ------------------------------------------------------------------------------------------ what does not go together
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"missing": 0.2, "shown": {"quadrants": 1}}, "missing=0.2: does not go with shown"),
+        ({"missing": 0.2, "counts": True, "library": True}, "missing=0.2: does not go with library=true"),
+    ],
+)
+def test_what_is_hidden_from_totals_and_predictions_is_refused(fields, words):
+    assert words in refusal(DigitsData, **fields)
+
+
+def test_a_mask_does_not_go_with_what_is_shown():
+    mask = RNG.random(IMAGES.shape) > 0.5
+    spec = ArraysData(shown={"quadrants": 1})
+    assert "data.shown: needs data of which no entry is missing" in refusal(
+        load, spec, arrays=Arrays(IMAGES, mask=mask)
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["likelihood=mixed"], "'mixed' needs vectors, and 'digits' holds images"),
+        (["likelihood=perceptual", "data.missing=0.1"], "data.missing: 'perceptual' needs every entry of x"),
+        (["labels={c: {classes: 3, conditions: [prior]}}"], "no prior here depends on labels"),
+        (["labels={digit: {classes: 10, rule: guide}}"], "rule='guide': has no meaning for a label"),
+        (["objective={kind: mmd, strength: 0}"], "strength=0: with alpha=0 the discrepancy would be raised"),
+    ],
+)
+def test_what_would_go_wrong_later_is_refused_when_declared(words, message):
+    with pytest.raises(pv.DeclarationError) as caught:
+        pv.load_experiment("vae-sigma", words)
+    assert message in str(caught.value)
+
+
+def test_shown_entries_are_in_the_units_of_the_networks():
+    x = 1000 + 10 * RNG.normal(size=(60, 4))
+    np_mask = np.array([True, False, True, False])
+    spec = ArraysData(standardize=True, validation=0)
+    data = load(spec, arrays=Arrays(x))
+    shown = torch.from_numpy(np_mask)
+    data = dataclasses.replace(data, shown=shown)
+    batch = preparer(data, torch.float64, torch.device("cpu"))(Batch(data.train.x))
+    expected = (data.train.x.double() - data.scaling[0]) / data.scaling[1]
+    torch.testing.assert_close(batch.given, expected[:, shown])
+
+
+# --------------------------------------------------------------------------------------------------- starts and seeds
+
+
+@pytest.mark.parametrize(
+    "words", [["prior=vamp"], ["objective=factor"], ["likelihood={kind: multivariate_normal, covariance: low_rank}"]]
+)
+def test_same_seed_same_start(words, tmp_path):
+    """Whatever the caller's random state, which stays as it was."""
+    small = ["encoder.widths=[8]", "decoder.widths=[8]", "training.epochs=1", "training.batch_size=256", "latent.dim=2"]
+    experiment = pv.load_experiment("vae-sigma", [*words, *small])
+    found = []
+    for i in range(2):
+        torch.manual_seed(i)
+        before = torch.get_rng_state()
+        found.append(pv.train(experiment, out=tmp_path / str(i), quiet=True, num_samples=1).vae.state_dict())
+        assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_a_mixed_table_with_missing_entries_trains(tmp_path):
+    """Missing entries start as values of other data, which are codes where codes are asked for."""
+    x = np.stack([RNG.integers(0, 2, 200), RNG.normal(size=200), RNG.poisson(3, 200)], 1).astype(np.float64)
+    mask = RNG.random(x.shape) > 0.2
+    variant = pv.Variant(likelihood=pv.Mixed(columns=["bernoulli", "normal", "poisson"]), latent=pv.Latent(dim=2))
+    training = pv.Training(epochs=1, batch_size=32)
+    experiment = pv.Experiment(variant=variant, data=ArraysData(), training=training)
+    run = pv.train(experiment, data=Arrays(x, mask=mask), out=tmp_path / "run", quiet=True, num_samples=5)
+    assert np.isfinite(run.result["log_likelihood"]["value"])
+
+
+def test_counts_are_read_as_counts(tmp_path):
+    experiment = pv.load_experiment("counts", ["training.epochs=1", "encoder.widths=[8]", "decoder.widths=[8]"])
+    run = pv.train(experiment, out=tmp_path / "run", quiet=True, num_samples=1)
+    np.savez(tmp_path / "x.npz", x=RNG.poisson(3.0, (4, 8, 8)))
+    batch, _ = run.read(tmp_path / "x.npz")
+    torch.testing.assert_close(batch.given[:, 0].exp(), batch.x.flatten(1).sum(1))
+    np.savez(tmp_path / "bad.npz", x=np.full((4, 8, 8), 0.5))
+    with pytest.raises(pv.DeclarationError, match="must be counts 0, 1, 2"):
+        run.read(tmp_path / "bad.npz")
+
+
+def test_samples_show_what_is_shown(tmp_path):
+    small = ["training.epochs=1", "encoder.widths=[8]", "decoder.widths=[8]", "training.batch_size=256"]
+    run = pv.train(pv.load_experiment("cvae-quadrants", small), out=tmp_path / "run", quiet=True, num_samples=1)
+    x, mean, _ = run.sample(3)
+    shown, test = run.data.shown, run.batch("test", range(3)).x
+    for found in (x, mean, run.reconstruct(run.batch("test", range(3))).x_mean[0]):
+        assert torch.equal(found[:, shown], test[:, shown])
+        assert not torch.equal(found[:, ~shown], test[:, ~shown])
+    with pytest.raises(pv.DeclarationError, match="must be classes below"):
+        pv.train(pv.load_experiment("cvae", small), out=tmp_path / "c", quiet=True, num_samples=1).sample(
+            2, torch.tensor([10, 1])
+        )

@@ -36,7 +36,8 @@ class ReleasedData(DataSpec):
 
     def located(self) -> Self:
         """The same, the root absolute where one is given; otherwise the environment says where."""
-        return self.replace(root=str(expanded(self.root).absolute())) if self.root else self
+        found = super().located()
+        return found.replace(root=str(expanded(found.root).absolute())) if found.root else found
 
     def place(self) -> Path:
         """The root: as declared, or as the environment says."""

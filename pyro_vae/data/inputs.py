@@ -156,9 +156,11 @@ def _on_scale(
     x: np.ndarray, levels: int | None, like: Data, at: str, problems: list[str]
 ) -> tuple[np.ndarray, int | None]:
     """x as integers of that many levels, or as floats where it is real-valued, and then None."""
-    if levels is None and like.support == "real":
-        return as_floats(x), None
     low, high = extent([x])
+    if levels is None and like.support == "counts" and (low < 0 or not bool((x == np.floor(x)).all())):
+        problems.append(f"{at}x: holds values from {low:g} to {high:g}; must be counts 0, 1, 2, ..., as in training.")
+    if levels is None and like.support in ("real", "counts"):
+        return as_floats(x), None
     if levels is not None and x.dtype.kind == "b":
         return x * np.uint8(levels - 1), levels
     if levels is not None and x.dtype.kind != "f":

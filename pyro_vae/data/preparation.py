@@ -78,6 +78,9 @@ def load(spec: DataSpec, seed: int = 0, arrays: Arrays | None = None) -> Data:
     unit = low >= 0 and high <= 1 and not spec.standardize
 
     problems = _no_counts(parts, spec) if spec.counts else list[str]()
+    if (spec.library or spec.shown is not None) and any(part.mask is not None for part in parts):
+        field = "data.library=true" if spec.library else "data.shown"
+        problems.append(f"{field}: needs data of which no entry is missing; leave it out, or the mask.")
     if spec.binarize != "none" and not unit:
         problems.append(
             f'data.binarize="{spec.binarize}": needs integer levels or values in [0, 1]; x goes from '

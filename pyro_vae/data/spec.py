@@ -50,7 +50,9 @@ class DataSpec(Part):
 
     def located(self) -> Self:
         """The same data set from any working directory: what names a file or folder is absolute."""
-        return self
+        if self.shown is None or self.shown.mask is None:
+            return self
+        return self.replace(shown=Shown(mask=str(expanded(self.shown.mask).absolute())))
 
     def where(self) -> str:
         """What names the data, with its value: what the lines of an error begin with."""
@@ -77,6 +79,11 @@ class DataSpec(Part):
         if self.counts and (self.standardize or self.binarize != "none" or self.dequantize != "none"):
             word = "standardize" if self.standardize else "binarize" if self.binarize != "none" else "dequantize"
             raise ValueError(f"counts=true: counts stay as they are; leave {word} out.")
+        hides = f"missing={self.missing:g}" if self.missing else ""
+        if hides and (self.library or self.shown is not None):
+            other = "library=true" if self.library else "shown"
+            why = "a total of some entries is no total" if self.library else "what is not shown is predicted, all of it"
+            raise ValueError(f"{hides}: does not go with {other}: {why}; leave one of them out.")
         if self.library and not self.counts:
             raise ValueError("library=true: is the total count of a datum; set counts=true too, or leave it out.")
         for word in ("binarize", "dequantize"):
@@ -99,4 +106,5 @@ class OwnData(DataSpec):
 
     def located(self) -> Self:
         """The same, the path absolute where there is one."""
-        return self if self.path is None else self.replace(path=str(expanded(self.path).absolute()))
+        found = super().located()
+        return found if found.path is None else found.replace(path=str(expanded(found.path).absolute()))

@@ -9,6 +9,9 @@ import math
 import torch
 from torch import Tensor
 
+PAIRS = 2**24
+"""Densities (draws x data x dimensions) that are evaluated at a time: 128 MB."""
+
 
 def mutual_information(mean: Tensor, sd: Tensor, factor: Tensor, num_draws: int = 1, seed: int = 0) -> Tensor:
     """Mutual information of each latent dimension with a known factor of the data, under q.
@@ -20,7 +23,7 @@ def mutual_information(mean: Tensor, sd: Tensor, factor: Tensor, num_draws: int 
     Args:
         mean: of q(z | x) (N, D).
         sd: of q(z | x) (N, D), of a factorised normal.
-        factor: integers (N,).
+        factor: integers (N,), -1 where it is not known: those data are left out.
         num_draws: draws of z per datum.
         seed: of the draws.
 
@@ -34,19 +37,18 @@ def mutual_information(mean: Tensor, sd: Tensor, factor: Tensor, num_draws: int 
     >>> mutual_information(mean, torch.ones(2, 2), factor, num_draws=1000)[0].item() > 0.69
     True
     """
-    mean, sd = mean.double(), sd.double()
+    known = factor >= 0
+    mean, sd, factor = mean[known].double(), sd[known].double(), factor[known]
     generator = torch.Generator().manual_seed(seed)
     eps = torch.randn(num_draws, *mean.shape, generator=generator, dtype=torch.float64)
-    q, z = torch.distributions.Normal(mean, sd), mean + sd * eps
-    groups = [factor == value for value in factor.unique()]
-    found = torch.zeros(mean.shape[1], dtype=torch.float64)
-    for draw in z:
-        for group in groups:
-            some = draw[group]
+    q, found = torch.distributions.Normal(mean, sd), torch.zeros(mean.shape[1], dtype=torch.float64)
+    at_once = max(1, PAIRS // mean.numel())
+    for draw in mean + sd * eps:
+        for some, value in zip(draw.split(at_once), factor.split(at_once), strict=True):
             log_q = q.log_prob(some[:, None])  # (n, N, D): each draw under the posterior of every datum
-            aggregate = log_q.logsumexp(1) - math.log(len(mean))
-            conditional = log_q[:, group].logsumexp(1) - math.log(int(group.sum()))
-            found += (conditional - aggregate).sum(0)
+            same = (value[:, None] == factor)[..., None]
+            conditional = log_q.masked_fill(~same, -math.inf).logsumexp(1) - same.sum(1).log()
+            found += (conditional - log_q.logsumexp(1) + math.log(len(mean))).sum(0)
     return found / (num_draws * len(mean))
 
 
@@ -56,6 +58,7 @@ def entropy(factor: Tensor) -> float:
     >>> round(entropy(torch.tensor([0, 0, 1, 1])), 4)
     0.6931
     """
+    factor = factor[factor >= 0]
     p = factor.bincount().double() / len(factor)
     return float(-(p * p.clamp_min(1e-300).log()).sum())
 

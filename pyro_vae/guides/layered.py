@@ -108,6 +108,11 @@ class BottomUpNormalHead(nn.Module):
         super().__init__()
         self.normal, self.sees_features = normal, sees_features
 
+    @property
+    def raw(self) -> Raw:
+        """What offsets are added to."""
+        return self.normal.raw
+
     def forward(
         self, h: Tensor, neighbour: Tensor | None, y: Tensor | None, p: dist.Distribution | None, offset: Tensor | None
     ) -> dist.Distribution:

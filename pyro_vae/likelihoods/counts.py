@@ -193,7 +193,9 @@ class CountLikelihood(nn.Module):
     def forward(self, z: Tensor, y: Tensor | None, given: Tensor | None) -> dist.Distribution:
         """p(x | z, y, given)."""
         library = None
-        if self.library and given is not None:
+        if self.library:
+            if given is None:
+                raise ValueError("the library size is missing: give its logarithm as the last covariate.")
             library = given[..., -1].reshape(*given.shape[:-1], *(1 for _ in range(self.entries)))
             given = given[..., :-1] if given.shape[-1] > 1 else None
         r, *rest = self.decoded(z, y, given)

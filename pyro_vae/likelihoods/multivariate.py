@@ -103,6 +103,7 @@ class WholeNormal(dist.TorchDistribution):
     variance 1, and their residual is taken as 0: they add -log(2 pi) / 2 each, which is taken off again.
     """
 
+    datum_at_once: ClassVar[bool] = True
     arg_constraints: ClassVar[dict[str, Any]] = {}
     has_rsample = True
 
@@ -111,6 +112,7 @@ class WholeNormal(dist.TorchDistribution):
         base: dist.MultivariateNormal | dist.LowRankMultivariateNormal,
         event: tuple[int, ...],
         seen: Tensor | None = None,
+        whole: dist.MultivariateNormal | dist.LowRankMultivariateNormal | None = None,
     ) -> None:
         """Keep the parts.
 
@@ -118,8 +120,9 @@ class WholeNormal(dist.TorchDistribution):
             base: the distribution of the flattened datum, event (D,).
             event: shape of the datum.
             seen: (..., D), True where the entry exists; None: all do.
+            whole: the distribution of all entries, of which moments and draws are; `base` by default.
         """
-        self.base, self.event, self.seen = base, torch.Size(event), seen
+        self.base, self.event, self.seen, self.whole = base, torch.Size(event), seen, whole or base
         super().__init__(base.batch_shape, self.event, validate_args=None)
 
     @constraints.dependent_property(is_discrete=False)
@@ -129,7 +132,8 @@ class WholeNormal(dist.TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "WholeNormal":
         """The same with larger batch dimensions."""
-        return WholeNormal(self.base.expand(torch.Size(batch_shape)), self.event, self.seen)
+        shape = torch.Size(batch_shape)
+        return WholeNormal(self.base.expand(shape), self.event, self.seen, self.whole.expand(shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p of the entries that exist, nats."""
@@ -143,24 +147,24 @@ class WholeNormal(dist.TorchDistribution):
             return log_p + 0.5 * math.log(2 * math.pi) * (~self.seen).sum(-1)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws; entries that are missing are of no meaning."""
-        return self.base.rsample(sample_shape).unflatten(-1, self.event)
+        """Draws of the whole datum, also where entries of x are missing."""
+        return self.whole.rsample(sample_shape).unflatten(-1, self.event)
 
     @property
     def mean(self) -> Tensor:
         """E[x]."""
-        return self.base.mean.unflatten(-1, self.event)
+        return self.whole.mean.unflatten(-1, self.event)
 
     @property
     def variance(self) -> Tensor:
         """Var[x] of each entry."""
-        return self.base.variance.unflatten(-1, self.event)
+        return self.whole.variance.unflatten(-1, self.event)
 
     def marginal(self, mask: Tensor) -> "WholeNormal":
         """The distribution of the entries where the mask (..., *event) is True; of the others it says nothing."""
         seen = mask.flatten(-len(self.event))
         with full_precision(self.base.loc):
-            return WholeNormal(_marginal(self.base, seen), self.event, seen)
+            return WholeNormal(_marginal(self.base, seen), self.event, seen, self.whole)
 
 
 def _marginal(base: Any, seen: Tensor) -> Any:
@@ -173,4 +177,4 @@ def _marginal(base: Any, seen: Tensor) -> Any:
     both = seen[..., :, None] & seen[..., None, :]
     one = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
     covariance = torch.where(both, factor @ factor.mT, one)
-    return dist.MultivariateNormal(base.loc, scale_tril=torch.linalg.cholesky(covariance))
+    return dist.MultivariateNormal(base.loc, scale_tril=torch.linalg.cholesky_ex(covariance).L)

@@ -51,6 +51,7 @@ class Perceptual(Likelihood):
     weights: str | None = None
     """File with torchvision's weights of a VGG; null: the file where torchvision keeps its downloads."""
 
+    datum_at_once: ClassVar[bool] = True
     supports: ClassVar[tuple[Support, ...]] = ("levels", "unit", "binary")
     datum: ClassVar[Literal["any", "vector", "image"]] = "image"
     takes_missing: ClassVar[bool] = False

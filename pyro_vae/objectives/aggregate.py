@@ -9,7 +9,7 @@ import math
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pyro_vae.objectives.spec import Objective, Terms
@@ -165,6 +165,15 @@ class MMD(Objective):
     """k."""
     bandwidth: float = Field(1.0, gt=0)
     """Scale of the kernel, in standard deviations of N(0, I)."""
+
+    @model_validator(mode="after")
+    def _distance_is_lowered(self) -> "MMD":
+        if self.alpha + self.strength < 1:
+            raise ValueError(
+                f"strength={self.strength:g}: with alpha={self.alpha:g} the discrepancy would be raised; give at least "
+                f"{1 - self.alpha:g}"
+            )
+        return self
 
     def build(self, vae: VAE, num_data: int | None = None) -> "MMDLoss":
         """Build the loss."""

@@ -120,7 +120,18 @@ class DReG(Objective):
 
     def misfits(self, variant: Variant) -> list[str]:
         """Dropout, because the encoder runs twice."""
-        return scored_twice(variant, "kind=dreg")
+        prior_alone = [
+            name
+            for name, label in variant.missing.items()
+            if label.rule == "sum" and "prior" in label.conditions and "encoder" not in label.conditions
+        ]
+        found = scored_twice(variant, "kind=dreg")
+        if prior_alone and len(variant.layers) > 1 and any(variant.guide.combines(top) for top in (False, True)):
+            found.append(
+                f"objective.kind=dreg: is biased where a label ({prior_alone[0]}) enters the guide by the prior alone; "
+                "add encoder to its conditions, or take 'iwae'."
+            )
+        return found
 
 
 class DReGLoss(nn.Module):

@@ -31,6 +31,11 @@ class CategoricalPrior(Prior):
 
     simplex: ClassVar[bool] = True
 
+    @property
+    def reads_labels(self) -> bool:  # type: ignore[override]
+        """Only with learned logits."""
+        return self.learned
+
     def build(self, dim: int, dim_above: int | None, shape: Shape) -> "CategoricalPriorModule":
         """Build the relaxed variables."""
         conditions = Conditioned(shape.y + shape.given, (), "relu", dim) if self.learned else None

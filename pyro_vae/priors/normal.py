@@ -21,6 +21,7 @@ class StandardNormal(Prior):
     kind: Literal["standard_normal"] = "standard_normal"
 
     normal: ClassVar[bool] = True
+    reads_labels: ClassVar[bool] = False
 
     def build(self, dim: int, dim_above: int | None, shape: Shape) -> "StandardNormalPrior":
         """Build N(0, I)."""

@@ -14,6 +14,8 @@ class Prior(Part):
 
     reads_above: ClassVar[bool] = False
     """Whether it conditions on the layer above; every layer below the top must."""
+    reads_labels: ClassVar[bool] = True
+    """Whether labels that condition the prior change it."""
     normal: ClassVar[bool] = False
     """Whether it is a diagonal normal, `Normal(...).to_event(1)`: what a ladder guide combines its own with."""
     of_guide: ClassVar[bool] = False
