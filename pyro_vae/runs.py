@@ -254,9 +254,6 @@ class Run:
             batch: N data; their labels are not looked at.
             num_samples: K importance samples per datum and label.
             progress: called with the number of data just done.
-
-        Raises:
-            DeclarationError: the variant has no labels, or no normalised density.
         """
         with self._seeded():
             return score_labels(self.vae, batch, num_samples, progress)

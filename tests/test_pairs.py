@@ -51,6 +51,9 @@ REASONS = (
     "ignores the layer above",
     "runs the guide twice",  # refined
     "is no density",
+    "no prior here depends on labels",
+    "is biased where a label",  # dreg
+    "needs continuous latents",  # factor
     "and variant.guide has none",
     "is made of the guide needs every label",
     "no normalised density",
