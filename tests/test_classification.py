@@ -92,5 +92,5 @@ def test_what_cannot_be_classified_is_refused():
     with pytest.raises(pv.DeclarationError, match="there is no label site"):
         score_labels(parts.vae(), Batch(torch.zeros(2, parts.X)))
     point = VAE(pv.Variant(guide="point", labels={"y": parts.label("always")}), (4,))
-    with pytest.raises(pv.DeclarationError, match="no normalised density"):
+    with pytest.raises(pv.DeclarationError, match="its guide is a point, not a density"):
         score_labels(point, Batch(torch.zeros(2, 4)))
