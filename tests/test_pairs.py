@@ -65,7 +65,8 @@ REASONS = (
 
 def declared(objective="elbo", layers=1, **parts):
     """A small variant and objective; or the reason why they do not go together."""
-    dim = math.prod(IMAGE) if GUIDES[parts.get("guide", "diagonal_normal")].dims_of_x else None
+    entries = 6 if LIKELIHOODS[parts.get("likelihood", "bernoulli")].datum == "vector" else math.prod(IMAGE)
+    dim = entries if GUIDES[parts.get("guide", "diagonal_normal")].dims_of_x else None
     dims = [dim or 3, dim or 2, dim or 2][:layers]
     simplex = GUIDES[parts.get("guide", "diagonal_normal")].simplex is True
     prior = parts.pop("prior", "categorical" if simplex else "standard_normal")
@@ -185,6 +186,12 @@ def test_encoder_and_decoder(encoder, decoder):
     steps(variant, spec)
 
 
+def test_layers_of_the_size_of_vectors():
+    """A guide that needs as many dimensions as x has, on a likelihood of vectors."""
+    variant, spec = declared(guide="diffusion", likelihood="mixed")
+    steps(variant, spec)
+
+
 def test_what_does_not_go_together_is_said():
     """The refusals themselves: if none were left, the tests above would say nothing of them."""
     for parts, words in (
@@ -219,7 +226,7 @@ def everything(draw):
 
 
 @pytest.mark.slow
-@settings(max_examples=480, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), print_blob=False)
+@settings(max_examples=540, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), print_blob=False)
 @given(everything())
 def test_everything_with_everything(case):
     """Builds, steps, is recorded as it runs and comes back from its YAML; at least 300 of the draws are valid."""
