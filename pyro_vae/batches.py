@@ -8,7 +8,7 @@ from torch import Tensor
 from pyro_vae.capture import same_random_state
 from pyro_vae.data import Data, Split, prepare
 from pyro_vae.experiment import Experiment
-from pyro_vae.networks import join
+from pyro_vae.networks import fill, join
 from pyro_vae.sites import Batch
 from pyro_vae.specs import DeclarationError
 from pyro_vae.step import Prepare, Resident
@@ -40,10 +40,9 @@ def preparer(data: Data, dtype: torch.dtype, device: torch.device) -> Prepare:
 
     x is scaled, binarised or dequantised; entries that are shown, and the library size of counts, join the covariates.
     """
-    shown = None if data.shown is None else data.shown.flatten().nonzero().flatten().to(device)
-    rest = torch.zeros(()) if data.shown is None else ~data.shown.to(device)
-
     scaling = None if data.scaling is None else tuple(value.to(device=device, dtype=dtype) for value in data.scaling)
+    shown = None if data.shown is None else data.shown.to(device)
+    entries = None if shown is None else shown.flatten().nonzero().flatten()
 
     def for_networks(x: Tensor) -> Tensor:
         """As the encoder sees x: standardised, counts as log(1 + x)."""
@@ -54,12 +53,11 @@ def preparer(data: Data, dtype: torch.dtype, device: torch.device) -> Prepare:
     def prepared(batch: Batch) -> Batch:
         x = prepare(cast(Tensor, batch.x), data.levels, data.binarize, data.dequantize, dtype)
         given, mask = batch.given, batch.mask
-        flat = (x if mask is None else torch.where(mask, x, torch.zeros_like(x))).flatten(1)
-        if shown is not None:
-            given = join(given, for_networks(flat.view_as(x)).flatten(1).index_select(1, shown))
-            mask = rest.expand_as(x) if mask is None else mask & rest
+        if shown is not None and entries is not None:  # of data that are all there
+            given = join(given, for_networks(x).flatten(1).index_select(1, entries))
+            mask = (~shown).expand_as(x)
         if data.library:
-            given = join(given, flat.sum(1, keepdim=True).clamp(min=1).log())
+            given = join(given, fill(x, batch.mask).flatten(1).sum(1, keepdim=True).clamp(min=1).log())
         return batch._replace(x=x, mask=mask, given=given)
 
     return prepared

@@ -178,8 +178,7 @@ def check(experiment: Experiment, data: Data) -> None:
     if training.early_stopping and len(data.validation) == 0:
         found.append("training.early_stopping: needs validation data; set data.validation, like 0.1.")
     found += too_fine(data, training.precision)
-    if not hasattr(experiment.variant.likelihood, "columns"):  # a mixed likelihood scales each column itself
-        found += too_large(data)
+    found += [] if experiment.variant.likelihood.scales else too_large(data)
     for name, label in experiment.variant.labels.items():
         for part in ("train", "validation", "test"):
             labels = getattr(data, part).attributes.get(name)

@@ -14,6 +14,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.capture import unvalidated
+from pyro_vae.networks import fill
 from pyro_vae.sites import Batch, Densities, label_weights, total
 from pyro_vae.specs import DeclarationError
 from pyro_vae.vae import VAE, densities, label_cells
@@ -260,7 +261,7 @@ def _impute_chunk(vae: VAE, batch: Batch, num_draws: int, num_samples: int, from
     variance = (weight * (variance + (mean - first).square())).sum(0)  # centred: squares of large means would cancel
     picked = torch.distributions.Categorical(probs=w.T, validate_args=False).sample((num_draws,))
     chosen = draws[picked, torch.arange(batch.size, device=w.device)]
-    known = torch.where(exists, x, torch.zeros_like(x))
+    known = fill(x, exists)
     return Imputed(
         torch.where(exists, known, first),
         torch.where(exists, 0.0, variance.sqrt()),

@@ -20,7 +20,8 @@ from pyro_vae.data.sets import in_memory
 from pyro_vae.evaluation import prepared
 from pyro_vae.experiment import Experiment, check, dump, load_experiment
 from pyro_vae.interruption import Interrupted, signals
-from pyro_vae.planning import choose_device, choose_threads, decide_compile
+from pyro_vae.networks import fill
+from pyro_vae.planning import choose_device, choose_threads, decide_compile, planned_steps
 from pyro_vae.progress import counter
 from pyro_vae.records import data_record, read_json, versions, write_json, write_text
 from pyro_vae.runs import IMPORTANCE_SAMPLES, Run
@@ -95,8 +96,7 @@ FEW_STEPS = 500
 
 def _warn_of_few_steps(experiment: Experiment, data: Data) -> None:
     """Say so where a declaration that suits more data makes only a few steps on these."""
-    size, epochs = experiment.training.batch_size, experiment.training.epochs
-    steps = epochs * (len(data.train) // size)
+    size, epochs, steps = experiment.training.batch_size, experiment.training.epochs, planned_steps(experiment, data)
     if steps < FEW_STEPS:
         log.warning(
             f"{len(data.train)} training data make {steps} steps in all, which is few: lower "
@@ -170,7 +170,7 @@ def filled(x: Tensor, exists: Tensor) -> Tensor:
             [3.],
             [3.]])
     """
-    flat, seen = torch.where(exists, x, torch.zeros_like(x)).flatten(1), exists.flatten(1)
+    flat, seen = fill(x, exists).flatten(1), exists.flatten(1)
     first = seen.int().argsort(dim=0, descending=True, stable=True)  # the data in which an entry exists come first
     turn = torch.arange(len(x), device=x.device)[:, None] % seen.sum(0).clamp(min=1)
     return torch.where(seen, flat, flat.gather(0, first.gather(0, turn))).view_as(x)

@@ -62,10 +62,15 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def planned_steps(experiment: Experiment, data: Data) -> int:
+    """Steps of the whole training; a short last batch is dropped in each epoch."""
+    return experiment.training.epochs * (len(data.train) // experiment.training.batch_size)
+
+
 def decide_compile(experiment: Experiment, data: Data, device: torch.device) -> tuple[bool, str]:
     """Whether to compile the step, and why, from the declaration alone and never by timing."""
     wish, capturable = experiment.training.compile, experiment.variant.capturable and experiment.objective.capturable
-    steps = experiment.training.epochs * (len(data.train) // experiment.training.batch_size)
+    steps = planned_steps(experiment, data)
     if not capturable:
         return False, "a part of this variant cannot be recorded: the eager program runs"
     if wish == "off":

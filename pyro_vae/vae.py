@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyro_vae.guides import Classifier, Refined
-from pyro_vae.networks import Shape
+from pyro_vae.networks import Shape, fill
 from pyro_vae.sites import (
     IMPOSSIBLE,
     Batch,
@@ -128,14 +128,19 @@ class VAE(nn.Module):
             x = batch.x
             if batch.mask is not None and x is not None:
                 # A masked entry must be legal before log_prob: NaN x mask 0 still has a NaN gradient.
-                x, p_x = torch.where(batch.mask, x, torch.zeros_like(x)), observed(p_x, batch.mask)
+                x, p_x = fill(x, batch.mask), observed(p_x, batch.mask)
             return pyro.sample("x", p_x.to_event(len(self.shape.x) - p_x.event_dim), obs=x)
 
     def guide(self, batch: Batch, offsets: Mapping[str, Tensor] | None = None) -> None:
         """The amortised encoder: q(y | x), then q(z_l | x, y, neighbour) in the guide's order."""
-        offsets = self.refined(batch) if offsets is None and isinstance(self.variant.guide, Refined) else offsets or {}
+        h = self.features(batch)
+        if offsets is None and isinstance(self.variant.guide, Refined):
+            offsets = self.refined(batch, h)
+        self._heads(batch, h, offsets or {})
+
+    def _heads(self, batch: Batch, h: Tensor, offsets: Mapping[str, Tensor]) -> None:
+        """The guide from the features on."""
         with pyro.plate("data", batch.size, dim=-1):
-            h = self.features(batch)
             q_y = [
                 self.classifiers[name](h) if name in self.classifiers else self.label_priors[name]()
                 for name in self.variant.labels
@@ -158,34 +163,34 @@ class VAE(nn.Module):
         for_encoder = getattr(self.likelihood, "for_encoder", None)
         return x if for_encoder is None else for_encoder(x)
 
-    def refined(self, batch: Batch) -> dict[str, Tensor]:
-        """Offsets (B, raw outputs) of each head after the gradient steps of a refined guide; see `Refined`."""
+    def refined(self, batch: Batch, h: Tensor | None = None) -> dict[str, Tensor]:
+        """Offsets (B, raw outputs) of each head after the gradient steps of a refined guide; see `Refined`.
+
+        Args:
+            batch: B data.
+            h: their features, where they are known already: the encoder runs once, however many steps there are.
+        """
         spec = cast(Refined, self.variant.guide)
-        h = self.features(batch)
+        h = self.features(batch) if h is None else h
         with torch.enable_grad(), poutine.block():
             offsets = {
                 name: h.new_zeros(batch.size, cast(Any, head).raw.output.out_features, requires_grad=True)
                 for name, head in self.heads.items()
             }
             for _ in range(spec.steps):
-                elbo = self._elbo(batch, offsets).sum()
-                steps = torch.autograd.grad(elbo, list(offsets.values()), create_graph=self.training)
-                moved = (
-                    d
-                    + spec.learning_rate
-                    * step
-                    * (spec.max_norm / (step.norm(dim=-1, keepdim=True) + 1e-6)).clamp(max=1)
-                    for d, step in zip(offsets.values(), steps, strict=True)
-                )
-                offsets = dict(zip(offsets, moved, strict=True))
+                elbo = self._elbo(batch, h, offsets).sum()
+                gradients = torch.autograd.grad(elbo, list(offsets.values()), create_graph=self.training)
+                for (name, d), g in zip(list(offsets.items()), gradients, strict=True):
+                    shortened = g * (spec.max_norm / (g.norm(dim=-1, keepdim=True) + 1e-6)).clamp(max=1)
+                    offsets[name] = d + spec.learning_rate * shortened
                 if not self.training:
                     offsets = {name: d.detach().requires_grad_() for name, d in offsets.items()}
         return offsets if self.training else {name: d.detach() for name, d in offsets.items()}
 
-    def _elbo(self, batch: Batch, offsets: dict[str, Tensor]) -> Tensor:
-        """The ELBO of each datum (..., B), nats, from one draw of a guide with these offsets."""
+    def _elbo(self, batch: Batch, h: Tensor, offsets: dict[str, Tensor]) -> Tensor:
+        """The ELBO of each datum (..., B), nats, from one draw of a guide with these features and offsets."""
         cells = label_cells(self)
-        q = poutine.trace(poutine.condition(lambda: self.guide(batch, offsets), cells)).get_trace()
+        q = poutine.trace(poutine.condition(lambda: self._heads(batch, h, offsets), cells)).get_trace()
         p = poutine.trace(poutine.replay(poutine.condition(self.model, cells), q)).get_trace(batch)
         d = Densities(sites(p), sites(q), tuple(self.variant.missing))
         return without_labels(d.log_w, d, batch, self.variant.rule)

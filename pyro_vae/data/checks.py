@@ -227,6 +227,11 @@ def is_binary(x: np.ndarray) -> bool:
     return all(((x[rows] == 0) | (x[rows] == 1)).all() for rows in blocks(x))
 
 
+def is_counts(x: np.ndarray) -> bool:
+    """Whether every entry is one of 0, 1, 2, ..."""
+    return all(((x[rows] >= 0) & (x[rows] == np.floor(x[rows]))).all() for rows in blocks(x))
+
+
 def as_floats(x: np.ndarray) -> np.ndarray:
     """Integers as floats, exactly: float32 holds those up to 2^24, float64 those up to 2^53. Floats stay."""
     if x.dtype.kind == "f":

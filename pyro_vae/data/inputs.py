@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyro_vae.data.checks import as_floats, checked_parts, extent, is_binary
+from pyro_vae.data.checks import as_floats, checked_parts, extent, is_binary, is_counts
 from pyro_vae.data.containers import Arrays, Data
 from pyro_vae.data.files import expanded, in_shape, is_table, read_arrays
 from pyro_vae.data.folders import FolderData, read_folder
@@ -156,11 +156,12 @@ def _on_scale(
     x: np.ndarray, levels: int | None, like: Data, at: str, problems: list[str]
 ) -> tuple[np.ndarray, int | None]:
     """x as integers of that many levels, or as floats where it is real-valued, and then None."""
-    low, high = extent([x])
-    if levels is None and like.support == "counts" and (low < 0 or not bool((x == np.floor(x)).all())):
+    if like.support == "counts" and not is_counts(x):
+        low, high = extent([x])
         problems.append(f"{at}x: holds values from {low:g} to {high:g}; must be counts 0, 1, 2, ..., as in training.")
     if levels is None and like.support in ("real", "counts"):
         return as_floats(x), None
+    low, high = extent([x])
     if levels is not None and x.dtype.kind == "b":
         return x * np.uint8(levels - 1), levels
     if levels is not None and x.dtype.kind != "f":

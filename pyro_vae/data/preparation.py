@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.checks import blocks, by_blocks, checked, extent
+from pyro_vae.data.checks import blocks, by_blocks, checked, extent, is_counts
 from pyro_vae.data.containers import Arrays, Binarize, Data, Dequantize, Split, Support
 from pyro_vae.data.sets import ArraysData, in_memory
 from pyro_vae.data.spec import DataSpec
@@ -129,8 +129,8 @@ def load(spec: DataSpec, seed: int = 0, arrays: Arrays | None = None) -> Data:
 
 def _no_counts(parts: list[Arrays], spec: DataSpec) -> list[str]:
     """What is wrong with x if it shall be counts."""
-    low, high = extent([part.x for part in parts])
-    if low < 0 or not all((part.x[rows] == np.floor(part.x[rows])).all() for part in parts for rows in blocks(part.x)):
+    if not all(is_counts(part.x) for part in parts):
+        low, high = extent([part.x for part in parts])
         return [
             f"data.counts=true: x must hold counts 0, 1, 2, ..., and goes from {low:g} to {high:g}"
             f"{'' if low < 0 else ' with fractions'}. Leave counts out, or give other data."

@@ -22,19 +22,26 @@ LOG_DISPERSION = (math.log(1e-4), math.log(1e4))
 """Range of log theta: above it the negative binomial is a Poisson, and float32 loses the difference."""
 
 
-def _refused(support: Support) -> str | None:
-    if support == "counts":
-        return None
-    found = {"real": "real-valued", "unit": "any number in [0, 1]", "levels": "grey levels"}.get(support, support)
-    use = {
-        "binary": "use 'bernoulli'",
-        "levels": "use 'discretized_logistic' or 'categorical'",
-        "unit": "use 'continuous_bernoulli'",
-    }.get(support, "use 'normal', or leave out data.standardize where these are counts")
-    return f"needs counts 0, 1, 2, ..., and these are {found}: {use}."
+class Counts(Likelihood):
+    """Abstract spec of a likelihood of counts."""
+
+    supports: ClassVar[tuple[Support, ...]] = ("counts",)
+    discrete: ClassVar[bool] = True
+
+    def accepts(self, support: Support) -> str | None:
+        """Counts only."""
+        if support == "counts":
+            return None
+        found = {"real": "real-valued", "unit": "any number in [0, 1]", "levels": "grey levels"}.get(support, support)
+        use = {
+            "binary": "use 'bernoulli'",
+            "levels": "use 'discretized_logistic' or 'categorical'",
+            "unit": "use 'continuous_bernoulli'",
+        }.get(support, "use 'normal', or leave out data.standardize where these are counts")
+        return f"needs counts 0, 1, 2, ..., and these are {found}: {use}."
 
 
-class Poisson(Likelihood):
+class Poisson(Counts):
     """Counts: P(x | z) = prod_i m_i^x_i exp(-m_i) / x_i!, m = exp(D(z)) + 1e-8.
 
     exp(D) is kept below exp(20). With `library: true`, m = library softmax(D(z)) + 1e-8: how much a datum holds
@@ -48,19 +55,12 @@ class Poisson(Likelihood):
     library: bool = False
     """The last covariate of a datum is the log of its library size: the total that its entries share out."""
 
-    supports: ClassVar[tuple[Support, ...]] = ("counts",)
-    discrete: ClassVar[bool] = True
-
-    def accepts(self, support: Support) -> str | None:
-        """Counts only."""
-        return _refused(support)
-
     def build(self, network: Network, latent_dim: int, shape: Shape) -> "CountLikelihood":
         """Build Poisson(m)."""
         return CountLikelihood(network, latent_dim, shape, self.library)
 
 
-class NegativeBinomial(Likelihood):
+class NegativeBinomial(Counts):
     """Counts that vary more than a Poisson's: P(x | z) = prod_i NB(x_i; m_i, theta), Var[x] = m + m^2 / theta.
 
         NB(x; m, theta) = Gamma(x + theta) / (Gamma(theta) x!) (theta / (theta + m))^theta (m / (theta + m))^x
@@ -79,19 +79,12 @@ class NegativeBinomial(Likelihood):
     library: bool = False
     """The last covariate of a datum is the log of its library size: the total that its entries share out."""
 
-    supports: ClassVar[tuple[Support, ...]] = ("counts",)
-    discrete: ClassVar[bool] = True
-
-    def accepts(self, support: Support) -> str | None:
-        """Counts only."""
-        return _refused(support)
-
     def build(self, network: Network, latent_dim: int, shape: Shape) -> "CountLikelihood":
         """Build NB(m, theta)."""
         return CountLikelihood(network, latent_dim, shape, self.library, self.dispersion)
 
 
-class ZeroInflatedPoisson(Likelihood):
+class ZeroInflatedPoisson(Counts):
     """Counts with more zeros than a Poisson's: P(x | z) = g [x = 0] + (1 - g) Poisson(x; m), for each entry.
 
     m = exp(D_1(z)) + 1e-8, kept below exp(20), or library softmax(D_1(z)) + 1e-8 with `library: true`;
@@ -105,19 +98,12 @@ class ZeroInflatedPoisson(Likelihood):
     library: bool = False
     """The last covariate of a datum is the log of its library size: the total that its entries share out."""
 
-    supports: ClassVar[tuple[Support, ...]] = ("counts",)
-    discrete: ClassVar[bool] = True
-
-    def accepts(self, support: Support) -> str | None:
-        """Counts only."""
-        return _refused(support)
-
     def build(self, network: Network, latent_dim: int, shape: Shape) -> "CountLikelihood":
         """Build g [x = 0] + (1 - g) Poisson(m)."""
         return CountLikelihood(network, latent_dim, shape, self.library, inflated=True)
 
 
-class ZeroInflatedNegativeBinomial(Likelihood):
+class ZeroInflatedNegativeBinomial(Counts):
     """Counts with more zeros than a negative binomial's: P(x | z) = g [x = 0] + (1 - g) NB(x; m, theta).
 
     m = exp(D_1(z)), kept below exp(20), or library softmax(D_1(z)) with `library: true`; g = sigmoid of the last
@@ -133,13 +119,6 @@ class ZeroInflatedNegativeBinomial(Likelihood):
     """theta: a number; `learned`, one for all; `per_entry`, one for each entry; `decoded`, a second output."""
     library: bool = False
     """The last covariate of a datum is the log of its library size: the total that its entries share out."""
-
-    supports: ClassVar[tuple[Support, ...]] = ("counts",)
-    discrete: ClassVar[bool] = True
-
-    def accepts(self, support: Support) -> str | None:
-        """Counts only."""
-        return _refused(support)
 
     def build(self, network: Network, latent_dim: int, shape: Shape) -> "CountLikelihood":
         """Build g [x = 0] + (1 - g) NB(m, theta)."""

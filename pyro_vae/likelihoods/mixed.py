@@ -78,6 +78,7 @@ class Mixed(Likelihood):
     """One likelihood per column, in their order; {of: normal, times: 3} stands for three. Empty: all are normal."""
 
     datum: ClassVar[Literal["any", "vector", "image"]] = "vector"
+    scales: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _columns_can_be_columns(self) -> "Mixed":

@@ -16,6 +16,8 @@ class Likelihood(Part):
 
     supports: ClassVar[tuple[Support, ...]] = ("binary", "levels", "unit", "real", "counts")
     """Kinds of data that it is a density on: {0, 1}; integer levels as k / (levels - 1); [0, 1]; any; 0, 1, 2, ..."""
+    scales: ClassVar[bool] = False
+    """Whether it brings x onto one scale for the encoder itself, whatever the units of the data."""
     datum_at_once: ClassVar[bool] = False
     """Whether entries depend on one another given z, so that p(x | z) is of the whole datum."""
     discrete: ClassVar[bool] = False

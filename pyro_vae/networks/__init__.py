@@ -12,7 +12,7 @@ with any leading batch dimensions (C, K, B), which it broadcasts over and never 
 """
 
 from pyro_vae.networks.conv import Conv
-from pyro_vae.networks.layers import dense, glorot, join, linear
+from pyro_vae.networks.layers import dense, fill, glorot, join, linear
 from pyro_vae.networks.mlp import MLP
 from pyro_vae.networks.resnet import ResNet
 from pyro_vae.networks.spec import ACTIVATIONS, Activation, Network, Shape
@@ -30,6 +30,7 @@ __all__ = [
     "ResNet",
     "Shape",
     "dense",
+    "fill",
     "glorot",
     "join",
     "linear",

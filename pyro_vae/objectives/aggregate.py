@@ -80,7 +80,7 @@ class BetaTC(Objective):
 
     def misfits(self, variant: Variant) -> list[str]:
         """Guides without a density for each dimension."""
-        if variant.guide.density and getattr(variant.guide, "factorized", True):
+        if variant.guide.density and variant.guide.factorized:
             return []
         return ["objective.kind=beta_tc: " + _FACTORS]
 

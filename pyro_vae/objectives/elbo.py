@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pyro_vae.objectives.spec import Objective, Terms, scored_twice
-from pyro_vae.objectives.terms import split, terms
-from pyro_vae.sites import Batch, Densities
+from pyro_vae.objectives.terms import held, split, terms
+from pyro_vae.sites import Batch
 from pyro_vae.specs import Count, Spec
 from pyro_vae.vae import VAE, densities
 from pyro_vae.variant import Variant
@@ -134,7 +134,7 @@ class ELBOLoss(nn.Module):
         vae, spec = self.vae, self.spec
         d = densities(vae, batch, spec.num_particles)
         if spec.gradient == "stl":
-            d = landed(vae, batch, d, spec.num_particles)
+            d = held(vae, batch, d, {name: d.q[name].value for name in vae.variant.layers}, spec.num_particles)
         t = terms(*split(vae, d, spec.kl == "closed_form"), d, batch, vae.variant.rule)
         if spec.capacity is not None:
             loss = spec.capacity.gamma * (t.kl.mean() - weights["capacity"]).abs() - t.reconstruction.mean()
@@ -146,13 +146,6 @@ class ELBOLoss(nn.Module):
         if spec.classification:
             loss = loss + spec.classification * surprise(vae, batch)
         return loss, t
-
-
-def landed(vae: VAE, batch: Batch, d: Densities, num_particles: int) -> Densities:
-    """The same draws, scored by a guide whose parameters are held: log q then moves with z alone."""
-    latents = {name: d.q[name].value for name in vae.variant.layers}
-    held = densities(vae, batch, num_particles, latents, freeze={"guide"})
-    return Densities(held.p, held.q | {name: d.q[name] for name in d.labels}, d.labels)
 
 
 def shortfall(t: Terms, layers: dict[str, int], free_bits: float) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pyro_vae.objectives.bounds import grouped, log_mean, per_datum, standing_in
 from pyro_vae.objectives.spec import Objective, Terms, scored_twice
-from pyro_vae.objectives.terms import plain_terms
+from pyro_vae.objectives.terms import held, plain_terms
 from pyro_vae.sites import Batch, Densities, Site, without_labels
 from pyro_vae.specs import Count
 from pyro_vae.vae import VAE, densities
@@ -119,7 +119,7 @@ class DReG(Objective):
         return DReGLoss(vae, self)
 
     def misfits(self, variant: Variant) -> list[str]:
-        """Dropout, because the encoder runs twice."""
+        """What makes the second run of the guide another one; labels that the gradient would weigh wrongly."""
         prior_alone = [
             name
             for name, label in variant.missing.items()
@@ -154,8 +154,7 @@ class DReGLoss(nn.Module):
             latents[name] = z.clone()
             if z.requires_grad:
                 latents[name].register_hook(lambda g: g * v[0].sum_to_size(g.shape[:-1])[..., None])
-        held = densities(self.vae, batch, K, latents, freeze={"guide"})
-        d = Densities(held.p, held.q | {name: drawn.q[name] for name in drawn.labels}, drawn.labels)
+        d = held(self.vae, batch, drawn, latents, K)
         log_w = d.log_w
         over = -2 if by_class or not d.labels else (-3, -2)
         total = log_w.logsumexp(over, keepdim=True)

@@ -8,7 +8,7 @@ from torch.distributions import kl_divergence
 
 from pyro_vae.objectives.spec import Terms
 from pyro_vae.sites import Batch, Densities, label_weights, without_labels
-from pyro_vae.vae import VAE
+from pyro_vae.vae import VAE, densities
 
 
 def split(vae: VAE, d: Densities, closed_form: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -99,3 +99,9 @@ def terms(
 def plain_terms(vae: VAE, d: Densities, batch: Batch) -> Terms:
     """The terms with every KL sampled: those of the very draws that a bound of several particles is made of."""
     return terms(*split(vae, d, closed_form=False), d, batch, vae.variant.rule)
+
+
+def held(vae: VAE, batch: Batch, d: Densities, latents: dict[str, Tensor], num_particles: int) -> Densities:
+    """The draws of d once more, scored by a guide whose parameters are held: log q then moves with z alone."""
+    again = densities(vae, batch, num_particles, latents, freeze={"guide"})
+    return Densities(again.p, again.q | {name: d.q[name] for name in d.labels}, d.labels)
