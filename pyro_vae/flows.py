@@ -20,6 +20,8 @@ from pyro_vae.specs import DeclarationError
 
 BINS = 8
 """Bins of a spline; outside of [-5, 5] it is the identity."""
+START = 0.01
+"""Factor of the parameters behind each layer's theta, so that a flow starts close to the identity."""
 
 
 class Flow(nn.Module):
@@ -109,12 +111,13 @@ def _layer(dim: int, context: int, kind: str, order: Tensor, widths: tuple[int, 
         activation=ACTIVATIONS[activation],
         **univariate,
     )
+    # A single entry that depends on nothing has no network.
+    last = layer.hyper[-1].parameters() if hasattr(layer, "hyper") else layer.phi
+    with torch.no_grad():
+        for parameter in last:
+            parameter.mul_(START)
     if hasattr(layer, "hyper"):
         layer.hyper = InFullPrecision(layer.hyper)
-        return layer
-    with torch.no_grad():  # a single entry that depends on nothing has no network: near the identity, as the others
-        for parameter in layer.phi:
-            parameter.mul_(0.1)
     return layer
 
 

@@ -49,6 +49,22 @@ def test_density_is_the_bases_and_the_jacobians(kind, one_pass, dim, context):
 
 @each_kind
 @each_direction
+@pytest.mark.parametrize("dim", [1, 50])
+@pytest.mark.parametrize("context", [0, 7])
+def test_starts_close_to_the_identity(kind, one_pass, dim, context):
+    """So that a flow guide begins as the normal that it bends, and a flow prior as N(0, I)."""
+    widths = (200, 200)
+    p = Flow(dim, context, kind, 4, widths, "elu", one_pass).double()(
+        normal(8, dim), torch.randn(8, context) if context else None
+    )
+    eps = torch.randn(8, dim)
+    z, log_det = p.transform.call_and_ladj(eps)
+    assert (z - eps).abs().max() < 0.1
+    assert log_det.abs().max() < 0.02 * dim
+
+
+@each_kind
+@each_direction
 def test_integrates_to_one(kind, one_pass):
     one, two = torch.linspace(-12, 12, 20001), torch.linspace(-9, 9, 301)
     p = flow(kind, 1, one_pass=one_pass)(normal(1), None)
