@@ -40,8 +40,9 @@ def variants() -> str:
     result = json.loads(path.read_text())
     s = result["setting"]
     lines = [
-        f"Variants of one network, 784-200-200-50, after {s['epochs']} epochs of MNIST each, {s['test']:,} test images "
-        f"and {s['samples']} importance samples; nats per datum where not said otherwise. Differences are paired.",
+        f"Variants of one network, 784-200-200-50, after {s['epochs']} epochs of MNIST ({s['short']} for `iwae-50` and "
+        f"`elbo-short`), at most {max(result['seconds'].values()):.0f} s of training each; {s['test']:,} test images, "
+        f"{s['samples']} importance samples; nats per datum where not said otherwise. Differences are paired.",
         "",
         "| what | this | against | difference |",
         "|---|---|---|---|",

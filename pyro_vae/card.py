@@ -1,9 +1,20 @@
 """What is printed: the result card, and tables of words."""
 
+from collections.abc import Sequence
 from typing import Any
 
 TRUSTED = 0.5
 """Share of data with a good k-hat below which the card says that log p is only a bound."""
+
+
+def density_words(density: str, conditional_on: Sequence[str]) -> str:
+    """What log p is of, and given what.
+
+    >>> density_words("x|y", ["library size"])
+    'x | y, library size'
+    """
+    x, *y = density.split("|")
+    return f"{x} | {', '.join([*y, *conditional_on])}" if conditional_on else density
 
 
 def card_lines(card: dict[str, Any]) -> list[tuple[str, str]]:
@@ -21,7 +32,7 @@ def card_lines(card: dict[str, Any]) -> list[tuple[str, str]]:
             return "none: not a normalised density"
         return f"{number(value['value'])} ± {number(value['standard_error'])} {unit}"
 
-    density, khat = card["density"], card.get("khat")
+    density, khat = density_words(card["density"], card.get("conditional_on", ())), card.get("khat")
     samples = card.get("num_importance_samples")
     lines = [
         ("split", f"{card['split']}, {card['num_data']} data"),

@@ -243,6 +243,7 @@ def score(
     quiet: Quiet = False,
 ) -> None:
     """Log p(x) per datum in nats, with standard error and k-hat, as .npz."""
+    from pyro_vae.card import density_words
     from pyro_vae.diagnostics.importance import mean_and_standard_error
     from pyro_vae.progress import counter
 
@@ -251,15 +252,17 @@ def score(
     scores = run.score(batch, samples, counter(batch.size, "scoring", quiet or as_json))
     names = ("log_likelihood", "standard_error", "khat", "elbo")
     arrays = {name: getattr(scores, name) for name in names}
-    density = run.experiment.variant.density
+    density, conditional_on = run.experiment.variant.density, run.data.conditional_on
     mean, error = mean_and_standard_error(scores.log_likelihood)
     figure = {"value": mean, "standard_error": error if batch.size > 1 else None}
-    said = {"density": density, "log_likelihood": figure, "num_data": batch.size}
+    said: dict[str, Any] = {"density": density, "conditional_on": list(conditional_on)}
+    said |= {"log_likelihood": figure, "num_data": batch.size}
     cli_io.save_arrays(path, extra | arrays, as_json, said=said)
     if not as_json:
         spread = f" ± {error:.3f}" if batch.size > 1 else ""
         drawn = ", x binarised at random as in training" if run.data.binarize == "dynamic" else ""
-        print(f"log p({density}): {mean:.3f}{spread} nats per datum, {batch.size} data{drawn}")
+        subject = density_words(density, conditional_on)
+        print(f"log p({subject}): {mean:.3f}{spread} nats per datum, {batch.size} data{drawn}")
 
 
 for command in (cli_latent.sample, cli_latent.reconstruct, cli_latent.impute, cli_latent.classify):

@@ -205,6 +205,7 @@ def evaluate(
         "split": part,
         "num_data": num_data,
         "density": variant.density,
+        "conditional_on": list(data.conditional_on),
         "elbo": _with_error(scores.elbo) if normalized else None,
         "log_likelihood": _with_error(scores.log_likelihood) if normalized else None,
         "reconstruction": _with_error(scores.reconstruction),

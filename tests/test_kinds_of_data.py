@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_data_layouts import Faces
 
 pytestmark = pytest.mark.slow
 
@@ -99,3 +100,39 @@ def test_labels_by_the_names_of_their_classes(tmp_path, shared_data):
     for label in ("class_2", "2"):
         pyro_vae("sample", run, "--label", f"cultivar={label}", "--out", tmp_path / label)
     np.testing.assert_array_equal(*(np.load(tmp_path / f"{label}.npz")["mean"] for label in ("class_2", "2")))
+
+
+def celeba(folder):
+    Faces(folder, num_data=48)
+    return ["data=celeba", f"data.root={folder}", "data.download=false", "data.validation=4"]
+
+
+@pytest.mark.parametrize("on", ["celeba", "a folder"])
+def test_faces_compared_by_features(on, tmp_path, shared_data):
+    """No density: the card says so, and everything that needs none works; the attributes of celeba are label sites."""
+    if on == "celeba":
+        words = [*celeba(tmp_path / "data"), "labels={Smiling: {classes: 2}, Eyeglasses: {classes: 2}}"]
+    else:
+        words = colour_photographs(tmp_path / "data", shared_data)[0][2:3]
+    run = tmp_path / "run"
+    card = pyro_vae("train", "face", *words, "training.batch_size=8", *SMALL, "--out", run)
+    assert card["log_likelihood"] is None
+    n = card["num_data"]
+    assert pyro_vae("encode", run)["arrays"]["mean_z"] == [n, 200]
+    assert pyro_vae("reconstruct", run, "-n", 4)["arrays"]["mean"] == [4, 3, 64, 64]
+    labels = ["--label", "Smiling=1", "--label", "Eyeglasses=0"] if on == "celeba" else []
+    assert pyro_vae("sample", run, "-n", 6, *labels)["arrays"]["mean"] == [6, 3, 64, 64]
+    with Image.open(run / "samples.png") as picture:
+        assert picture.mode in ("RGB", "RGBA")
+    assert pyro_vae("train", "--resume", run)["reconstruction"] == card["reconstruction"]
+
+
+def test_celeba_with_its_attributes(tmp_path):
+    """A density of its colours with attributes as labels: p(y | x) of every attribute."""
+    run = tmp_path / "run"
+    words = ["face-grey", *celeba(tmp_path / "data"), "data.dequantize=uniform", "training.batch_size=8"]
+    words += ["labels={Smiling: {classes: 2, observed: partly, rule: guide}, Male: {classes: 2, observed: always}}"]
+    card = pyro_vae("train", *words, *SMALL, "--samples", 5, "--out", run)
+    assert card["log_likelihood"]["standard_error"] > 0
+    found = pyro_vae("classify", run, "--samples", 3)
+    assert found["arrays"]["probability_Smiling"] == [card["num_data"], 2]

@@ -9,6 +9,7 @@ from test_data import refusal
 
 import pyro_vae as pv
 from pyro_vae.batches import build, preparer
+from pyro_vae.card import card_lines, density_words
 from pyro_vae.data import Arrays, ArraysData, DigitsData, load
 from pyro_vae.evaluation import prepared
 from pyro_vae.latent import impute
@@ -117,6 +118,26 @@ def test_quadrants(quadrants, count, tmp_path):
     vae = build(experiment, data, torch.device("cpu"))
     assert vae.shape.given == count
     assert not vae.shape.masked
+
+
+@pytest.mark.parametrize(
+    ("fields", "arrays", "said"),
+    [
+        ({}, {}, "x"),
+        ({"shown": {"quadrants": 1}}, {}, "x | x_shown"),
+        ({"counts": True, "library": True}, {}, "x | library size"),
+        ({}, {"given": np.ones((40, 2)), "given_columns": ("age", "dose")}, "x | age, dose"),
+        (
+            {"shown": {"quadrants": 1}},
+            {"given": np.ones((40, 4)), "given_columns": tuple("abcd")},
+            "x | covariates, x_shown",
+        ),
+    ],
+)
+def test_what_log_p_is_given_is_said(fields, arrays, said):
+    x = np.arange(40 * 16).reshape(40, 1, 4, 4) % 7.0
+    data = load(ArraysData(validation=0, **fields), arrays=Arrays(x, **arrays))
+    assert density_words("x", data.conditional_on) == said
 
 
 def test_what_is_shown_is_not_scored():
@@ -328,6 +349,8 @@ def test_counts_are_read_as_counts(tmp_path):
 def test_samples_show_what_is_shown(tmp_path):
     small = ["training.epochs=1", "encoder.widths=[8]", "decoder.widths=[8]", "training.batch_size=256"]
     run = pv.train(pv.load_experiment("cvae-quadrants", small), out=tmp_path / "run", quiet=True, num_samples=1)
+    assert run.result["conditional_on"] == ["x_shown"]
+    assert any(label == "log p(x | x_shown)" for label, _ in card_lines(run.result))
     x, mean, _ = run.sample(3)
     shown, test = run.data.shown, run.batch("test", range(3)).x
     for found in (x, mean, run.reconstruct(run.batch("test", range(3))).x_mean[0]):

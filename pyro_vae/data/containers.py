@@ -144,6 +144,14 @@ class Data:
         return own + (0 if self.shown is None else int(self.shown.sum())) + self.library
 
     @property
+    def conditional_on(self) -> tuple[str, ...]:
+        """What log p(x) is given, beside labels: covariates, entries that are shown, the library size."""
+        names = self.given_columns or ()
+        covariates = () if self.train.given is None else names if 0 < len(names) <= 3 else ("covariates",)
+        shown = () if self.shown is None else ("x_shown",)
+        return (*covariates, *shown, *(("library size",) if self.library else ()))
+
+    @property
     def discrete(self) -> bool:
         """Whether bits per dimension mean something: binary data have a pmf, dequantised ones bound it."""
         return self.support == "binary" or self.dequantize == "uniform"
