@@ -42,17 +42,17 @@ def variants() -> str:
     lines = [
         f"Variants of one network, 784-200-200-50, after {s['epochs']} epochs of MNIST ({s['short']} for `iwae-50` and "
         f"`elbo-short`), at most {max(result['seconds'].values()):.0f} s of training each; {s['test']:,} test images, "
-        f"{s['samples']} importance samples; nats per datum where not said otherwise. Differences are paired.",
+        f"{s['samples']} importance samples; nats per datum where not said otherwise. Differences are paired, of "
+        f"{min(row['seeds'] for row in result['comparisons'])} seeds; their ± is the larger of the standard errors over "
+        "images and over seeds.",
         "",
         "| what | this | against | difference |",
         "|---|---|---|---|",
     ]
     for row in result["comparisons"]:
         sides = [f"`{name}` {side['value']:.2f} ± {side['standard_error']:.2f}" for name, side in row["sides"].items()]
-        d, seeds = row["difference"], min(side["seeds"] for side in row["sides"].values())
-        over = f"over {seeds} seeds" if d["over"] == "seeds" else "over images, one seed"
-        what = row["what"].replace("|", "\\|")
-        lines.append(f"| {what} | {' | '.join(sides)} | {d['value']:+.2f} ± {d['standard_error']:.2f} ({over}) |")
+        d, what = row["difference"], row["what"].replace("|", "\\|")
+        lines.append(f"| {what} | {' | '.join(sides)} | {d['value']:+.2f} ± {d['standard_error']:.2f} |")
     return "\n".join([*lines, "", source(result)])
 
 

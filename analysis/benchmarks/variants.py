@@ -1,20 +1,22 @@
 """Does each idea help? Variants of one network on MNIST, beside what they are meant to improve on.
 
-    PYRO_VAE_DATA=FOLDER python analysis/benchmarks/variants.py [--epochs 14] [--short 6] [--seeds 2] [--test 2000]
+    PYRO_VAE_DATA=FOLDER python analysis/benchmarks/variants.py [--epochs 14] [--short 6] [--seeds 0 1] [--test 2000]
 
 All have the layers 784-200-200-50 (tanh), the same batches and learning rate, and the two sides of a comparison the
 same epochs: fewer (--short) beside 50 particles, which cost nine times as much. Test images are the same for both,
 binarised alike, so that differences are paired. Runs that are in the JSON already, made with the same settings, are not
-repeated.
+repeated, and several processes may share the work.
 
 Active units are counted in two ways: Var_x(E_q[z]) > 0.01 (Burda et al., 2016), and KL > 0.01 nats on average
 (Soenderby et al., 2016), which alone tells for a layer whose prior moves with the layer above.
 
-Standard errors: of a variant, over the test images of one seed; of a difference, over the seeds where there are
-several (the sd of the seeds' mean differences over the root of their number), else over the images.
+Standard errors: of a variant, over the test images; of a difference, the larger of that over the images and that over
+the seeds.
 """
 
 import argparse
+import functools
+import itertools
 import json
 import math
 import tempfile
@@ -32,7 +34,7 @@ from pyro_vae.data import load
 from pyro_vae.evaluation import ACTIVE, active_units, prepared
 from pyro_vae.networks import dense, linear
 from pyro_vae.objectives import split
-from pyro_vae.records import versions
+from pyro_vae.records import versions, write_text
 from pyro_vae.vae import densities
 
 NETWORK = ["encoder={kind: mlp, widths: [200, 200], activation: tanh}", "decoder.widths=[200, 200]"]
@@ -72,8 +74,12 @@ COMPARISONS = [
     ("ladder", "hvae", "log p(x)"),
     ("ladder", "hvae-warmup", "log p(x)"),
 ]
+FIELDS = {"accuracy": "accuracy", "by variance": "units_by_variance", "by KL": "units_by_kl"}
+"""What is compared -> where a run has it; else log p of each image."""
 SAMPLES = 500
 KL_DRAWS = 200
+RUNS = RESULTS / "variants_runs.json"
+"""Per image, so that a stopped benchmark goes on; not committed."""
 
 
 def experiment(name: str, seed: int, epochs: int) -> pv.Experiment:
@@ -189,76 +195,77 @@ def deterministic(seed: int, epochs: int, num_test: int) -> dict:
     return {"log_p": (-bce.sum(1)).double().tolist()}
 
 
-def compared(runs: dict, better: str, worse: str, what: str, seeds: int) -> dict:
-    """Both sides and the paired difference, with standard errors."""
-    key = "log_p"
-    for word, name in (("accuracy", "accuracy"), ("by variance", "units_by_variance"), ("by KL", "units_by_kl")):
-        key = name if word in what else key
-    sides, differences, over_data = {}, [], []
+def stored(setting: dict) -> dict:
+    """The runs that were made with these settings, by any process."""
+    found = json.loads(RUNS.read_text()) if RUNS.exists() else {}
+    return found.get("runs", {}) if found.get("setting") == setting else {}
+
+
+def compared(runs: dict, better: str, worse: str, what: str) -> dict | None:
+    """Both sides and the paired difference with their standard errors; None where no seed has both."""
+    seeds = [key.split()[1] for key in runs if key.startswith(f"{better} ")]
+    seeds = sorted(seed for seed in seeds if f"{worse} {seed}" in runs)
+    if not seeds:
+        return None
+    key = next((field for words, field in FIELDS.items() if words in what), "log_p")
+    values, errors = [], []
     for name in (better, worse):
-        found = [runs[f"{name} {seed}"] for seed in range(seeds) if f"{name} {seed}" in runs]
-        if key == "log_p":
-            values = torch.tensor([run["log_p"] for run in found], dtype=torch.float64)
-            means, error = values.mean(1), values[0].std().item() / math.sqrt(values.shape[1])
-        else:
-            unit = 100 if key == "accuracy" else 1
-            means, errors = unit * torch.tensor([run[key] for run in found], dtype=torch.float64).T
-            error = errors[0].item()
-        sides[name] = {"value": means.mean().item(), "standard_error": error, "seeds": len(found)}
-        differences.append(means)
-        over_data.append(found)
-    n = min(map(len, differences))
-    difference = differences[0][:n] - differences[1][:n]
-    if n > 1:
-        error, over = (difference.std() / math.sqrt(n)).item(), "seeds"
-    elif key == "log_p":
-        first, second = (torch.tensor(side[0]["log_p"], dtype=torch.float64) for side in over_data)
-        error, over = ((first - second).std() / math.sqrt(len(first))).item(), "images"
-    else:
-        error, over = math.hypot(*(side["standard_error"] for side in sides.values())), "images"
+        found = torch.tensor([runs[f"{name} {seed}"][key] for seed in seeds], dtype=torch.float64)
+        if key == "log_p":  # (seeds, images)
+            values.append(found)
+            errors.append(standard_error(found.mean(0)))
+        else:  # (seeds, value and standard error)
+            found *= 100 if key == "accuracy" else 1
+            values.append(found[:, :1])
+            errors.append(found[0, 1].item())
+    difference = values[0] - values[1]
+    over_images = standard_error(difference.mean(0)) if key == "log_p" else math.hypot(*errors)
+    over_seeds = standard_error(difference.mean(1)) if len(seeds) > 1 else 0.0
     return {
         "comparison": f"{better} against {worse}",
         "what": what,
-        "sides": sides,
-        "difference": {"value": difference.mean().item(), "standard_error": error, "over": over},
+        "seeds": len(seeds),
+        "sides": {
+            name: {"value": value.mean().item(), "standard_error": error}
+            for name, value, error in zip((better, worse), values, errors, strict=True)
+        },
+        "difference": {
+            "value": difference.mean().item(),
+            "standard_error": max(over_images, over_seeds),
+            "over_images": over_images,
+            "over_seeds": over_seeds if len(seeds) > 1 else None,
+        },
     }
+
+
+def standard_error(values: Tensor) -> float:
+    return values.std().item() / math.sqrt(len(values))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--short", type=int, default=6, help="epochs of iwae-50 and what it is compared with")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--only", nargs="*", default=None)
     arguments = parser.parse_args()
     setting = {key: vars(arguments)[key] for key in ("epochs", "short", "test")}
     setting |= {"samples": SAMPLES, "variants": VARIANTS}
-    kept = RESULTS / "variants_runs.json"  # per image, so that a stopped benchmark goes on; not committed
-    stored = json.loads(kept.read_text()) if kept.exists() else {}
-    runs = stored.get("runs", {}) if stored.get("setting") == setting else {}
     others = {"classifier": classifier, "deterministic": deterministic}
-    for seed in range(arguments.seeds):
-        for name in [*VARIANTS, *others]:
-            if f"{name} {seed}" in runs or (arguments.only and name not in arguments.only):
-                continue
-            start = time.perf_counter()
-            epochs = arguments.short if name in SHORT else arguments.epochs
-            if name in others:
-                runs[f"{name} {seed}"] = others[name](seed, epochs, arguments.test)
-            else:
-                runs[f"{name} {seed}"] = measure(name, seed, epochs, arguments.test)
-            print(f"{name}, seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
-            kept.write_text(json.dumps({"setting": setting, "runs": runs}))
-    found = [
-        compared(runs, better, worse, what, arguments.seeds)
-        for better, worse, what in COMPARISONS
-        if f"{better} 0" in runs and f"{worse} 0" in runs
-    ]
+    for seed, name in itertools.product(arguments.seeds, [*VARIANTS, *others]):
+        if f"{name} {seed}" in stored(setting) or (arguments.only and name not in arguments.only):
+            continue
+        start, epochs = time.perf_counter(), arguments.short if name in SHORT else arguments.epochs
+        result = others.get(name, functools.partial(measure, name))(seed, epochs, arguments.test)
+        print(f"{name}, seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
+        write_text(RUNS, json.dumps({"setting": setting, "runs": stored(setting) | {f"{name} {seed}": result}}))
+    runs = stored(setting)
+    found = list(filter(None, (compared(runs, *comparison) for comparison in COMPARISONS)))
     for row in found:
         both = ", ".join(f"{name} {s['value']:.2f} ± {s['standard_error']:.2f}" for name, s in row["sides"].items())
         d = row["difference"]
-        print(f"{row['what']}: {both}, difference {d['value']:+.2f} ± {d['standard_error']:.2f} (over {d['over']})")
+        print(f"{row['what']}: {both}, difference {d['value']:+.2f} ± {d['standard_error']:.2f} ({row['seeds']} seeds)")
     longest: dict[str, float] = {}
     for key, run in runs.items():
         name = key.split()[0]
