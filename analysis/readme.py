@@ -42,8 +42,8 @@ def variants() -> str:
     lines = [
         f"Variants of one network, 784-200-200-50, after {s['epochs']} epochs of MNIST ({s['short']} for `iwae-50` and "
         f"`elbo-short`), at most {max(result['seconds'].values()):.0f} s of training each; {s['test']:,} test images, "
-        f"{s['samples']} importance samples; nats per datum where not said otherwise. Differences are paired, of "
-        f"{min(row['seeds'] for row in result['comparisons'])} seeds; their ± is the larger of the standard errors over "
+        f"{s['samples']} importance samples; nats per datum where not said otherwise. Differences are paired and of "
+        f"{min(row['seeds'] for row in result['comparisons'])} seeds, their ± the larger of the standard errors over "
         "images and over seeds.",
         "",
         "| what | this | against | difference |",
