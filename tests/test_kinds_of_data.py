@@ -136,3 +136,13 @@ def test_celeba_with_its_attributes(tmp_path):
     assert card["log_likelihood"]["standard_error"] > 0
     found = pyro_vae("classify", run, "--samples", 3)
     assert found["arrays"]["probability_Smiling"] == [card["num_data"], 2]
+
+
+def test_face_learns_faces(shared_data, tmp_path):
+    """Reconstructions of other faces are nearer to them than the mean face is: half of its squared error."""
+    words = ["face", "data.name=arrays", f"data.path={olivetti(shared_data)}", "training.epochs=20"]
+    pyro_vae("train", *words, "--out", tmp_path / "run")
+    pyro_vae("reconstruct", tmp_path / "run", "-n", 40)
+    with np.load(tmp_path / "run" / "reconstructions.npz") as found:
+        x, mean = found["x"], found["mean"]
+    assert np.square(x - mean).mean() < 0.5 * np.square(x - x.mean(0)).mean()

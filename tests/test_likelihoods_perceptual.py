@@ -172,3 +172,16 @@ def test_data_that_it_cannot_compare(shape, message):
 def test_accepts():
     assert all(Perceptual().accepts(support) is None for support in ("binary", "unit", "levels"))
     assert "data.standardize" in Perceptual().accepts("real")
+
+
+@pytest.mark.parametrize("decoder", ["mlp", "conv", "resnet"])
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_starts_near_the_mean_image(decoder, norm):
+    """Noise of a normalised decoder would lie much further from the data than their mean does."""
+    torch.manual_seed(0)
+    x = torch.rand(8, 3, 1, 1) * torch.ones(8, 3, 16, 16)
+    variant = pv.Variant(likelihood="perceptual", decoder={"kind": decoder, "norm": norm})
+    vae = VAE(variant, (3, 16, 16))
+    vae.likelihood.initialise(x)
+    loc = vae.likelihood(torch.randn(8, vae.variant.latent.dim), None, None).mean
+    assert (loc - x.mean(0)).abs().mean() < 0.02

@@ -22,6 +22,8 @@ BLOCKS = {"random": (1, 1, 1), "vgg11": (1, 1, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3
 RANDOM_CHANNELS = (16, 32, 64)
 FILES = {"vgg11": "vgg11-8a719046.pth", "vgg16": "vgg16-397923af.pth", "vgg19": "vgg19-dcbb9e9d.pth"}
 """ImageNet weights as torchvision publishes them."""
+START = 0.01
+"""How near to the mean image D starts: features tell it from random pixels so sharply that training would go astray."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of red, green and blue, which the published weights expect to be taken out."""
 
@@ -203,6 +205,7 @@ class PerceptualLikelihood(nn.Module):
     def initialise(self, x: Tensor) -> None:
         """Start D at the mean of the images x (N, channels, rows, columns)."""
         self.decoded.start_at(x.mean(0))
+        self.decoded.shrink(START)
 
 
 class FeatureDistance(dist.TorchDistribution):

@@ -64,3 +64,9 @@ class Decoded(nn.Module):
         start = getattr(self.network, "start_at", None)
         if start is not None:
             start(torch.stack(r))
+
+    def shrink(self, factor: float) -> None:
+        """Begin nearer to where `start_at` said, if the network knows how."""
+        shrink = getattr(self.network, "shrink", None)
+        if shrink is not None:
+            shrink(factor)

@@ -120,6 +120,11 @@ class ImageDecoder(nn.Module):
         bias = cast(Tensor, cast(nn.Conv2d, self.convolutions[-1]).bias)
         bias.copy_(r.mean((-2, -1)).flatten())
 
+    @torch.no_grad()
+    def shrink(self, factor: float) -> None:
+        """Begin nearer to where `start_at` said: the weights of the last layer times a factor."""
+        cast(nn.Conv2d, self.convolutions[-1]).weight.mul_(factor)
+
 
 def dense_to(
     start: tuple[int, int, int], inputs: int, widths: tuple[int, ...], activation: str, conditions: Conditions

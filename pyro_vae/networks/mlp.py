@@ -122,3 +122,8 @@ class MLPDecoder(nn.Module):
     def start_at(self, r: Tensor) -> None:
         """Begin with outputs around r (outputs, *event): as the bias of the last layer."""
         self.output.bias.copy_(r.flatten())
+
+    @torch.no_grad()
+    def shrink(self, factor: float) -> None:
+        """Begin nearer to where `start_at` said: the weights of the last layer times a factor."""
+        self.output.weight.mul_(factor)
