@@ -71,7 +71,7 @@ def test_a_run_writes_what_the_design_says(tmp_path):
     keys = (
         "variant data split num_data density elbo log_likelihood reconstruction kl num_importance_samples "
         "bits_per_dim active_units active_units_standard_error latent_dim khat seconds epochs steps parameters "
-        "device precision compiled seed versions kl_per_layer"
+        "device precision compiled seed versions kl_per_layer conditional_on"
     )
     assert set(card) == set(keys.split())
     for name in ("elbo", "log_likelihood", "reconstruction", "kl"):
