@@ -56,7 +56,8 @@ def variants() -> str:
         )
     lines += [
         "",
-        "`elbo` is the plain VAE; `hvae-warmup` has the warm-up that `ladder` has too. Units by variance: "
+        "`elbo` is the plain VAE; `m2` has 10 latent dimensions beside the label instead of 50; `hvae-warmup` has the "
+        "warm-up that `ladder` has too. Units by variance: "
         "Var_x(E_q[z]) > 0.01 (Burda et al., 2016); by KL: a mean KL above 0.01 nats (Soenderby et al., 2016), which "
         "alone tells for a layer whose prior moves.",
     ]

@@ -42,7 +42,7 @@ def preparer(data: Data, dtype: torch.dtype, device: torch.device) -> Prepare:
     """
     scaling = None if data.scaling is None else tuple(value.to(device=device, dtype=dtype) for value in data.scaling)
     shown = None if data.shown is None else data.shown.to(device)
-    entries = None if shown is None else shown.flatten().nonzero().flatten()
+    entries, rest = (None, None) if shown is None else (shown.flatten().nonzero().flatten(), ~shown)
 
     def for_networks(x: Tensor) -> Tensor:
         """As the encoder sees x: standardised, counts as log(1 + x)."""
@@ -53,9 +53,9 @@ def preparer(data: Data, dtype: torch.dtype, device: torch.device) -> Prepare:
     def prepared(batch: Batch) -> Batch:
         x = prepare(cast(Tensor, batch.x), data.levels, data.binarize, data.dequantize, dtype)
         given, mask = batch.given, batch.mask
-        if shown is not None and entries is not None:  # of data that are all there
+        if entries is not None and rest is not None:  # of data that are all there
             given = join(given, for_networks(x).flatten(1).index_select(1, entries))
-            mask = (~shown).expand_as(x)
+            mask = rest.expand_as(x)
         if data.library:
             given = join(given, fill(x, batch.mask).flatten(1).sum(1, keepdim=True).clamp(min=1).log())
         return batch._replace(x=x, mask=mask, given=given)

@@ -31,6 +31,7 @@ import pyro_vae as pv
 from pyro_vae.capture import same_random_state
 from pyro_vae.classification import accuracy
 from pyro_vae.data import load
+from pyro_vae.diagnostics.importance import mean_and_standard_error
 from pyro_vae.evaluation import ACTIVE, active_units, prepared
 from pyro_vae.networks import dense, linear
 from pyro_vae.objectives import split
@@ -218,13 +219,13 @@ def compared(runs: dict, better: str, worse: str, what: str) -> dict | None:
         found = torch.tensor([runs[f"{name} {seed}"][key] for seed in seeds], dtype=torch.float64)
         if key in ("log_p", "correct"):  # (seeds, images)
             values.append(found)
-            errors.append(standard_error(found.mean(0)))
+            errors.append(mean_and_standard_error(found.mean(0))[1])
         else:  # (seeds, value and standard error)
             values.append(found[:, :1])
             errors.append(found[0, 1].item())
     difference = values[0] - values[1]
-    over_images = standard_error(difference.mean(0)) if difference.shape[1] > 1 else math.hypot(*errors)
-    over_seeds = standard_error(difference.mean(1)) if len(seeds) > 1 else 0.0
+    over_images = mean_and_standard_error(difference.mean(0))[1] if difference.shape[1] > 1 else math.hypot(*errors)
+    over_seeds = mean_and_standard_error(difference.mean(1))[1] if len(seeds) > 1 else 0.0
     return {
         "comparison": f"{better} against {worse}",
         "what": what,
@@ -240,10 +241,6 @@ def compared(runs: dict, better: str, worse: str, what: str) -> dict | None:
             "over_seeds": over_seeds if len(seeds) > 1 else None,
         },
     }
-
-
-def standard_error(values: Tensor) -> float:
-    return values.std().item() / math.sqrt(len(values))
 
 
 def main() -> None:
