@@ -78,8 +78,19 @@ def capture(
     """
     parameters = [parameter.detach() for parameter in objective.parameters()]
     buffers = list(objective.buffers())
-    with unvalidated(), same_random_state(parameters[0].device):
-        recorded = make_fx(value_and_gradient(objective, autocast))(parameters, buffers, batch, weights)
+    return record(value_and_gradient(objective, autocast), parameters, buffers, batch, weights)
+
+
+def record(function: Callable[..., Any], *example: Any) -> GraphModule:
+    """Record a pure function of tensors on an example; the random state is as before afterwards.
+
+    Args:
+        function: what it reads beside its arguments, like the parameters of a module, is baked in.
+        example: arguments of the shapes that it will have, as tensors or containers of tensors.
+    """
+    device = next(value.device for value in torch.utils._pytree.tree_leaves(example) if isinstance(value, Tensor))
+    with unvalidated(), same_random_state(device):
+        recorded = make_fx(function)(*example)
     return _any_layout(recorded)
 
 

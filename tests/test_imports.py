@@ -19,7 +19,7 @@ LINES = """
     objectives files fitting experiment
     distributed checkpoints capture step batches planning interruption progress records training
     diagnostics
-    latent classification evaluation
+    latent reference classification evaluation
     inference_data plots report
     runs launch
     card cli_io cli_options cli_latent cli __main__
