@@ -71,8 +71,12 @@ def reference_posterior(
             hmc(scored, start, mean, sd, num_draws, num_warmup, progress=lambda n, b=part.size: progress(n * b))
         )
     joined = Draws(
-        torch.cat([part.z for part in found], 2),
-        *(torch.cat([cast(Tensor, part[i]) for part in found], -1) for i in range(1, 6)),
+        z=torch.cat([part.z for part in found], 2),
+        log_density=torch.cat([part.log_density for part in found], -1),
+        energy=torch.cat([part.energy for part in found], -1),
+        acceptance=torch.cat([part.acceptance for part in found], -1),
+        divergent=torch.cat([part.divergent for part in found], -1),
+        step_size=torch.cat([part.step_size for part in found], -1),
         num_steps=max(part.num_steps for part in found),
     )
     sizes = list(vae.variant.layers.values())

@@ -111,16 +111,15 @@ def hmc(
     Raises:
         ValueError: shapes that do not agree, an sd that is not positive, a start where the density is 0 or undefined.
 
-    >>> torch.manual_seed(0)
-    <torch._C.Generator ...>
+    >>> _ = torch.manual_seed(0)
     >>> normal = with_slope(lambda z: -0.5 * z.square().sum(-1))
     >>> found = hmc(normal, torch.randn(4, 3, 2), torch.zeros(3, 2), torch.ones(3, 2))
     >>> found.z.shape, bool((found.z.std((0, 1)) - 1).abs().max() < 0.1)
     (torch.Size([500, 4, 3, 2]), True)
     """
     _check(start, mean, sd)
-    noise = _Noise(start, generator)
-    position = _Position((start - mean) / sd, mean, sd)
+    noise = Noise(start, generator)
+    position = Position((start - mean) / sd, mean, sd)
     log_p, slope = scored(position.z())
     if not bool(log_p.isfinite().all() and slope.isfinite().all()):
         chain, datum = (int(i) for i in (~(log_p.isfinite() & slope.isfinite().all(-1))).nonzero()[0])
@@ -139,7 +138,7 @@ def hmc(
             step, num_steps = log_step.exp(), _num_steps(log_step)
         # Each chain's trajectory has a length of its own: a common one may be a period of some posterior.
         length = TRAJECTORY * (0.5 + noise.uniform()) / num_steps
-        found = _trajectory(scored, position, log_p, slope, torch.minimum(step, length), num_steps, noise)
+        found = trajectory(scored, position, log_p, slope, torch.minimum(step, length), num_steps, noise)
         position, log_p, slope = position._replace(u=found.u), found.log_p, found.slope
         if adapting:
             steps.update(found.acceptance)
@@ -155,18 +154,21 @@ def hmc(
     return Draws(z, log_p, energy, acceptance, divergent, step, num_steps)
 
 
-class _Position(NamedTuple):
-    """u (C, N, D) of z = m + s u, with m, s (N, D)."""
+class Position(NamedTuple):
+    """u (C, N, D) of z = m + s u, with m and s that broadcast to it."""
 
     u: Tensor
     mean: Tensor
     sd: Tensor
 
     def z(self) -> Tensor:
+        """m + s u."""
         return self.mean + self.sd * self.u
 
 
-class _Moved(NamedTuple):
+class Moved(NamedTuple):
+    """Where a trajectory ended, or began where it was rejected; (C, N), u and slope (C, N, D)."""
+
     u: Tensor
     log_p: Tensor
     slope: Tensor
@@ -175,16 +177,19 @@ class _Moved(NamedTuple):
     divergent: Tensor
 
 
-class _Noise:
+class Noise:
     """Random numbers in the dtype and on the device of the chains."""
 
     def __init__(self, like: Tensor, generator: torch.Generator | None) -> None:
+        """Numbers for chains `like` (C, N, D)."""
         self.like, self.generator = like, generator
 
     def normal(self) -> Tensor:
+        """N(0, 1), (C, N, D)."""
         return torch.empty_like(self.like).normal_(generator=self.generator)
 
     def uniform(self) -> Tensor:
+        """Between 0 and 1, (C, N)."""
         return torch.empty_like(self.like[..., 0]).uniform_(generator=self.generator)
 
 
@@ -207,23 +212,23 @@ def _num_steps(log_step: Tensor) -> int:
     return max(1, min(MAX_STEPS, math.ceil(TRAJECTORY / slow)))
 
 
-def _rescaled(position: _Position, seen: Tensor) -> _Position:
+def _rescaled(position: Position, seen: Tensor) -> Position:
     """The same z with m and s of the draws seen (T, C, N, D), s shrunk a little as in Stan."""
     z, n = position.z(), seen.shape[0] * seen.shape[1]
     mean, variance = seen.mean((0, 1)), seen.var((0, 1))
     sd = (n / (n + 5) * variance + 5 / (n + 5) * 1e-3 * position.sd.square()).sqrt()
-    return _Position((z - mean) / sd, mean, sd)
+    return Position((z - mean) / sd, mean, sd)
 
 
-def _trajectory(
+def trajectory(
     scored: Scored,
-    position: _Position,
+    position: Position,
     log_p: Tensor,
     slope: Tensor,
     step: Tensor,
     num_steps: int,
-    noise: _Noise,
-) -> _Moved:
+    noise: Noise,
+) -> Moved:
     """One trajectory of each chain, accepted or not."""
     v = noise.normal()
     energy = 0.5 * v.square().sum(-1) - log_p
@@ -237,7 +242,7 @@ def _trajectory(
     error = torch.where(error.isnan(), torch.inf, error)
     acceptance = (-error).exp().clamp(max=1)
     taken = noise.uniform() < acceptance
-    return _Moved(
+    return Moved(
         torch.where(taken[..., None], u, position.u),
         torch.where(taken, new_log_p, log_p),
         torch.where(taken[..., None], new_slope, slope),
