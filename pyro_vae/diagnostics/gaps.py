@@ -82,8 +82,9 @@ def fit_normal(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     for _ in range(num_steps):
         factor = torch.diag_embed(log_diagonal.exp()) + below * lower
-        u, eps = _draw(m, factor, DRAWS, generator)
-        slope = sd * scored(mean + sd * u)[1]
+        half = _normal(m, DRAWS // 2, generator)
+        eps = torch.cat([half, -half])  # pairs of opposite sign: the mean's part of the gradient is steadier
+        slope = sd * scored(mean + sd * _placed(m, factor, eps))[1]
         m.grad = -slope.mean(0)
         outer = (slope[..., :, None] * eps[..., None, :]).mean(0)
         log_diagonal.grad = -(outer.diagonal(dim1=-2, dim2=-1) * log_diagonal.exp() + 1)
@@ -92,17 +93,20 @@ def fit_normal(
         schedule.step()
         progress(1)
     factor = torch.diag_embed(log_diagonal.exp()) + below * lower
-    log_p = torch.cat(
-        [scored(mean + sd * _draw(m, factor, CHUNK, generator)[0])[0] for _ in range(EVALUATION_DRAWS // CHUNK)]
-    ).double()
+    rounds = range(EVALUATION_DRAWS // CHUNK)
+    draws = (_placed(m, factor, _normal(m, CHUNK, generator)) for _ in rounds)
+    log_p = torch.cat([scored(mean + sd * u)[0] for u in draws]).double()
     scale_tril = sd[..., None] * factor
     entropy = 0.5 * d * math.log(2 * math.pi * math.e) + scale_tril.diagonal(dim1=-2, dim2=-1).double().log().sum(-1)
     error = log_p.std(0) / math.sqrt(len(log_p))
     return Fitted(mean + sd * m, scale_tril, log_p.mean(0) + entropy, error)
 
 
-def _draw(m: Tensor, factor: Tensor, num: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """u = m + L eps and eps, (K, N, D), eps in pairs of opposite sign."""
-    half = torch.empty(num // 2, *m.shape, dtype=m.dtype, device=m.device).normal_(generator=generator)
-    eps = torch.cat([half, -half])
-    return m + torch.einsum("nij,knj->kni", factor, eps), eps
+def _normal(like: Tensor, num: int, generator: torch.Generator | None) -> Tensor:
+    """eps ~ N(0, I) (K, N, D)."""
+    return torch.empty(num, *like.shape, dtype=like.dtype, device=like.device).normal_(generator=generator)
+
+
+def _placed(m: Tensor, factor: Tensor, eps: Tensor) -> Tensor:
+    """u = m + L eps (K, N, D)."""
+    return m + torch.einsum("nij,knj->kni", factor, eps)
