@@ -51,8 +51,9 @@ def test_gaps_are_those_of_the_closed_forms(model):
     amortisation = torch.distributions.kl_divergence(q, p) - approximation
     elbo = log_p - torch.distributions.kl_divergence(q, p)
     assert ((found.elbo - elbo - amortisation).abs() < 4 * found.standard_error + 2e-3).all()
-    torch.testing.assert_close(found.scale_tril.diagonal(dim1=-2, dim2=-1).square().reciprocal()[0], precision.diagonal(),
-                               rtol=0.1, atol=0.0)
+    torch.testing.assert_close(
+        found.scale_tril.diagonal(dim1=-2, dim2=-1).square().reciprocal()[0], precision.diagonal(), rtol=0.1, atol=0.0
+    )
 
 
 def test_each_datum_on_its_own():

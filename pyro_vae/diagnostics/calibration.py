@@ -102,7 +102,9 @@ def coverage(rank: Tensor, num_draws: int, probabilities: Sequence[float] = PROB
     tails = [round((1 - p) / 2 * (num_draws + 1)) for p in probabilities]
     if min(tails) < 1:
         needed = math.ceil(2 / (1 - max(probabilities))) - 1
-        raise ValueError(f"{num_draws} draws have no central interval of {max(probabilities):g}: take {needed} or more.")
+        raise ValueError(
+            f"{num_draws} draws have no central interval of {max(probabilities):g}: take {needed} or more."
+        )
     nominal = torch.tensor([1 - 2 * a / (num_draws + 1) for a in tails], dtype=torch.float64)
     share = torch.stack([((rank >= a) & (rank <= num_draws - a)).double().mean(0) for a in tails])
     return Coverage(nominal, share.cpu(), (nominal * (1 - nominal) / len(rank)).sqrt())
@@ -118,16 +120,15 @@ def tarp(
     Args:
         draws: (L, N, D).
         truth: (N, D).
-        references: r (N, D), chosen without looking at the truth, and depending on x to see a posterior that ignores it.
+        references: r (N, D), chosen without looking at the truth; they must depend on x to see a posterior
+            that does not.
         scale: of each dimension (D,), like the prior's sd.
         generator: of the random numbers that break ties.
 
     Returns:
         Integers from 0 to L (N,), uniform where the posterior is right.
     """
-    return ranks(
-        ((draws - references) / scale).norm(dim=-1), ((truth - references) / scale).norm(dim=-1), generator
-    )
+    return ranks(((draws - references) / scale).norm(dim=-1), ((truth - references) / scale).norm(dim=-1), generator)
 
 
 def uniformity(u: Tensor) -> float:
