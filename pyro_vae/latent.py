@@ -4,7 +4,7 @@ Missing labels are drawn with the latents, c ~ q(y | x) (or p(y | x) by the impo
 is `sum`), so that every draw is one of (y, z) jointly.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
@@ -23,8 +23,21 @@ CHUNK = 2**23
 """Numbers in the largest tensor of a chunk: 32 MB in float32, a few of which are alive at a time."""
 
 
+class LatentDraws(NamedTuple):
+    """S joint draws of latents and missing labels for each of B data."""
+
+    z: dict[str, Tensor]
+    """Latent site -> (S, B, D)."""
+    y: dict[str, Tensor]
+    """Missing label site -> (S, B), integers."""
+    log_p: Tensor
+    """log p(x, y, z) (S, B), nats."""
+    log_q: Tensor
+    """log q(y, z | x) (S, B), nats."""
+
+
 class Draws(NamedTuple):
-    """S joint draws for each of B data."""
+    """The same, and the data that they would make."""
 
     z: dict[str, Tensor]
     """Latent site -> (S, B, D)."""
@@ -75,44 +88,59 @@ def draw_posterior(vae: VAE, batch: Batch, num_draws: int) -> Draws:
         batch: B data.
         num_draws: S.
     """
-    parts = [_draw_chunk(vae, part, num_draws) for part in chunks(batch, data_per_chunk(vae, num_draws))]
+    parts = [_draw(vae, part, num_draws)[0] for part in chunks(batch, data_per_chunk(vae, num_draws))]
+    x_mean, x = (torch.cat([getattr(part, name) for part in parts], 1) for name in ("x_mean", "x"))
+    return Draws(*_whole(parts), x_mean, x)
 
-    def whole(values: list[Tensor]) -> Tensor:
-        return torch.cat(values, 1)
 
-    return Draws(
-        {name: whole([part.z[name] for part in parts]) for name in parts[0].z},
-        {name: whole([part.y[name] for part in parts]) for name in parts[0].y},
-        *(whole([part[i] for part in parts]) for i in range(2, 6)),  # type: ignore[misc]
+@torch.no_grad()
+def draw_latents(vae: VAE, batch: Batch, num_draws: int) -> LatentDraws:
+    """Draw S times from the guide and score the draws; no data are made of them, so that memory stays small.
+
+    Args:
+        vae: the model, in evaluation mode.
+        batch: B data.
+        num_draws: S.
+    """
+    found = []
+    for part in chunks(batch, data_per_chunk(vae, num_draws)):
+        with unvalidated():
+            d = densities(vae, part, num_draws)
+            found.append(_latents(vae, d, _cells(vae, d, num_draws), (num_draws, part.size)))
+    return _whole(found)
+
+
+def _whole(parts: Sequence[LatentDraws | Draws]) -> LatentDraws:
+    """Draws for several parts of a batch, one after the other."""
+    z = {name: torch.cat([part.z[name] for part in parts], 1) for name in parts[0].z}
+    y = {name: torch.cat([part.y[name] for part in parts], 1) for name in parts[0].y}
+    return LatentDraws(z, y, torch.cat([part.log_p for part in parts], 1), torch.cat([part.log_q for part in parts], 1))
+
+
+def _latents(vae: VAE, d: Densities, cell: Tensor | None, shape: tuple[int, int]) -> LatentDraws:
+    """The draws (S, B) of latents and labels, each with the cell of labels that was drawn for it."""
+    log_y = _label_log_prob(d, vae)
+    log_q = total(d.q[name].log_prob for name in vae.variant.layers)
+    log_p = total(site.log_prob for site in d.p.values())
+    return LatentDraws(
+        {name: _pick(d.q[name].value, cell, 1) for name in vae.variant.layers},
+        {name: _pick(values.expand(-1, *shape), cell) for name, values in label_cells(vae).items()},
+        _pick(log_p, cell).expand(shape),
+        _pick(log_q if log_y is None else log_q + log_y, cell).expand(shape),
     )
-
-
-def _draw_chunk(vae: VAE, batch: Batch, num_draws: int) -> Draws:
-    return _draw(vae, batch, num_draws)[0]
 
 
 def _draw(vae: VAE, batch: Batch, num_draws: int) -> tuple[Draws, Tensor]:
     """Draws for a few data, and the variance of x given each of them (S, B, *event)."""
     with unvalidated():
         d = densities(vae, batch, num_draws)
-        log_y = _label_log_prob(d, vae)
-        cell = None if log_y is None else _draw_cells(log_y, num_draws)
+        cell = _cells(vae, d, num_draws)
         p_x: Any = d.p["x"].fn
         x_mean, x = p_x.mean, p_x.sample()
         x_variance = _variance(p_x, x)
-    shape = (num_draws, batch.size)
-    log_q = total(d.q[name].log_prob for name in vae.variant.layers)
-    log_p = total(site.log_prob for site in d.p.values())
-    y = {name: _pick(values.expand(-1, *shape), cell) for name, values in label_cells(vae).items()}
-    draws = Draws(
-        {name: _pick(d.q[name].value, cell, 1) for name in vae.variant.layers},
-        y,
-        _pick(log_p, cell).expand(shape),
-        _pick(log_q if log_y is None else log_q + log_y, cell).expand(shape),
-        _pick(x_mean, cell, len(vae.shape.x)),
-        _pick(x, cell, len(vae.shape.x)),
-    )
-    return draws, _pick(x_variance, cell, len(vae.shape.x))
+    event = len(vae.shape.x)
+    latents = _latents(vae, d, cell, (num_draws, batch.size))
+    return Draws(*latents, _pick(x_mean, cell, event), _pick(x, cell, event)), _pick(x_variance, cell, event)
 
 
 def _variance(p_x: Any, x: Tensor) -> Tensor:
@@ -132,8 +160,11 @@ def _label_log_prob(d: Densities, vae: VAE) -> Tensor | None:
     return d.log_w.logsumexp(1, keepdim=True).log_softmax(0)
 
 
-def _draw_cells(log_y: Tensor, num_draws: int) -> Tensor:
-    """A cell of the label grid for each draw and datum (S, B)."""
+def _cells(vae: VAE, d: Densities, num_draws: int) -> Tensor | None:
+    """A cell of the label grid for each draw and datum (S, B); None if no label can miss."""
+    log_y = _label_log_prob(d, vae)
+    if log_y is None:
+        return None
     pi = log_y.exp()
     probs = pi.expand(-1, num_draws, pi.shape[-1]).movedim(0, -1)
     return torch.distributions.Categorical(probs=probs, validate_args=False).sample()

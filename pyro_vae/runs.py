@@ -30,6 +30,7 @@ from pyro_vae.experiment import Experiment, experiment_from
 from pyro_vae.files import read_yaml
 from pyro_vae.fitting import input_misfits
 from pyro_vae.planning import choose_device, count_parameters
+from pyro_vae.posterior import posterior_draws
 from pyro_vae.records import PARTS, data_record, read_environment, read_json, read_metrics, versions, write_json
 from pyro_vae.sites import Batch
 from pyro_vae.specs import DeclarationError
@@ -121,7 +122,7 @@ class Run:
         """Names of the entries of vectors; images, whose files may take long to read, are not looked at for it."""
         return self.data.columns or () if len(self.environment["shape"]["x"]) == 1 else ()
 
-    def _check_split(self, part: str) -> None:
+    def check_split(self, part: str) -> None:
         """Refuse a part that is none or holds no data."""
         if part not in PARTS:
             raise DeclarationError([f"split={part!r}: must be one of {', '.join(PARTS)}."])
@@ -167,7 +168,7 @@ class Run:
             part: "train", "validation" or "test".
             observations: which of them, all by default.
         """
-        self._check_split(part)
+        self.check_split(part)
         indices = None if observations is None else list(observations)
         if indices is not None:
             last = len(getattr(self.data, part)) - 1
@@ -214,7 +215,7 @@ class Run:
         Returns:
             The card, as in result.json.
         """
-        self._check_split(split)
+        self.check_split(split)
         measured = evaluate(self.vae, self.data, self.experiment, split, num_samples, progress)
         last, state = (read_json(folder / "state.json") for folder in self._checkpoints())
         environment, seconds = self.environment, {"train": last["seconds"], **measured.pop("seconds")}
@@ -242,7 +243,7 @@ class Run:
             raise DeclarationError(
                 [f"{self.directory}: {self.experiment.variant.why_unnormalized()}; there is no log p(x)."]
             )
-        with self._seeded():
+        with self.seeded():
             return score(self.vae, batch, num_samples, progress)
 
     def classify(
@@ -255,7 +256,7 @@ class Run:
             num_samples: K importance samples per datum and label.
             progress: called with the number of data just done.
         """
-        with self._seeded():
+        with self.seeded():
             return score_labels(self.vae, batch, num_samples, progress)
 
     def impute(
@@ -279,7 +280,7 @@ class Run:
             raise DeclarationError(
                 [f"{self.directory}: its likelihood is of the whole datum; entries cannot be imputed."]
             )
-        with self._seeded(seed):
+        with self.seeded(seed):
             shown = self.experiment.data.shown is not None
             return latent.impute(self.vae, batch, num_draws, num_samples, from_prior=shown)
 
@@ -294,7 +295,7 @@ class Run:
         variant = self.experiment.variant
         drawn = variant.missing or len(variant.layers) > 1 or not variant.guide.moments
         num_particles = num_particles or (100 if drawn else 1)
-        with self._seeded():
+        with self.seeded():
             codes = latent.encode(self.vae, batch, num_particles)
         # Far outside of the data an exponential goes to 0 or infinity, and q(z | x) is no density any more.
         spread = [sd.log() for sd in codes.sd.values()] if variant.guide.density and variant.guide.moments else []
@@ -303,7 +304,7 @@ class Run:
 
     def mutual_information_gap(self, split: str = "train") -> dict[str, float]:
         """Whether each known factor of the data has a latent dimension of its own (MIG)."""
-        self._check_split(split)
+        self.check_split(split)
         attributes, guide = getattr(self.data, split).attributes, self.experiment.variant.guide
         factors = {name: y for name, y in attributes.items() if len(y[y >= 0].unique()) > 1}
         if not factors or not (guide.factorized and guide.density and guide.moments):
@@ -331,14 +332,14 @@ class Run:
             turn = torch.arange(num, device=self.device) % batch.size
             given, known = cast(Tensor, batch.given)[turn], cast(Tensor, batch.x)[turn]
         y, given = (None if tensor is None else tensor.to(self.device) for tensor in (y, given))
-        with self._seeded(seed):
+        with self.seeded(seed):
             x, mean, z = latent.sample(self.vae, num, y, given)
         shown = self.data.shown
         return latent.pasted(x, known, shown), latent.pasted(mean, known, shown), z
 
     def reconstruct(self, batch: Batch, num_draws: int = 1, seed: int | None = None) -> latent.Draws:
         """Draws from the posterior and what they reconstruct, (S, B, ...)."""
-        with self._seeded(seed):
+        with self.seeded(seed):
             draws = latent.draw_posterior(self.vae, batch, num_draws)
         latent.check_finite([values.movedim(0, 1) for values in (*draws.z.values(), draws.x_mean, draws.log_q)])
         x_mean, x = (latent.pasted(x, batch.x, self.data.shown) for x in (draws.x_mean, draws.x))
@@ -357,37 +358,25 @@ class Run:
         """
         chosen = list(observations)
         batch = self.batch(split, chosen)
-        with self._seeded():
-            draws = latent.draw_posterior(self.vae, batch, num_draws)
-            given = None if batch.given is None else batch.given[:1].expand(num_draws, -1)
-            prior, generated = latent.draw_prior(self.vae, num_draws, given)
-        attributes = getattr(self.data, split).attributes
-        labels = {name: attributes[name][chosen] for name in self.experiment.variant.labels if name in attributes}
-        x = cast(Tensor, batch.x)
-        tree = inference_data.posterior_tree(
-            latents=draws.z,
-            x_replicated=draws.x,
-            prior=prior,
-            prior_predictive=generated,
-            x=x if batch.mask is None else torch.where(batch.mask, x, torch.nan),
-            log_p=draws.log_p,
-            log_q=draws.log_q,
-            observations=chosen,
-            labels=labels,
-            label_draws=draws.y,
-            attributes={
-                "experiment": self.experiment.tree(),
-                "versions": versions(),
-                "split": split,
-                "inference": "draws of the amortised guide q(z | x), independent, one chain",
-            },
-        )
+        with self.seeded():
+            tree, _ = posterior_draws(
+                self.vae, batch, getattr(self.data, split), chosen, num_draws, self.attributes(split)
+            )
         if save:
             inference_data.save(tree, self.directory / "posterior.nc")
         return tree
 
+    def attributes(self, split: str) -> dict[str, Any]:
+        """What a tree of draws says of the run that they are from."""
+        return {
+            "experiment": self.experiment.tree(),
+            "versions": versions(),
+            "split": split,
+            "inference": "draws of the amortised guide q(z | x), independent, one chain",
+        }
+
     @contextmanager
-    def _seeded(self, seed: int | None = None) -> Iterator[None]:
+    def seeded(self, seed: int | None = None) -> Iterator[None]:
         """A random state of its own: the same call gives the same draws, and the caller's state stays."""
         with same_random_state(self.device):
             torch.manual_seed(self.experiment.seed if seed is None else seed)

@@ -27,6 +27,7 @@ from pyro_vae.sites import (
     IMPOSSIBLE,
     Batch,
     Densities,
+    Site,
     observed,
     one_hot,
     sites,
@@ -326,8 +327,7 @@ def densities(
     Returns:
         Sites of p and q; log_prob broadcasts to (C, K, B), nats. C only where labels can be missing.
     """
-    # Clones, because Pyro's transforms cache by tensor identity and would return an attached density.
-    given = {name: value.clone() for name, value in (latents or {}).items()} | label_cells(vae)
+    given = _conditions(vae, latents)
     detached = {name: value.detach() for name, value in vae.named_parameters()} if freeze else {}
 
     def program(name: Program) -> Callable[[Batch], None]:
@@ -340,6 +340,28 @@ def densities(
         q = poutine.trace(program("guide")).get_trace(batch)
         p = poutine.trace(poutine.replay(program("model"), q)).get_trace(batch)
     return Densities(sites(p), sites(q), tuple(vae.variant.missing))
+
+
+def guide_sites(vae: VAE, batch: Batch, num_particles: int, latents: Mapping[str, Tensor]) -> dict[str, Site]:
+    """The guide's half of `densities`, for latents that are given: the model, and with it the decoder, does not run.
+
+    Args:
+        vae: the model and guide.
+        batch: B data.
+        num_particles: K.
+        latents: site -> values (..., K, B, D).
+
+    Returns:
+        Sites of q; log_prob broadcasts to (C, K, B), nats.
+    """
+    with pyro.plate("particles", num_particles, dim=-2):
+        return sites(poutine.trace(poutine.condition(vae.guide, _conditions(vae, latents))).get_trace(batch))
+
+
+def _conditions(vae: VAE, latents: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Latents that are given, and every cell of the labels that can be missing."""
+    # Clones, because Pyro's transforms cache by tensor identity and would return an attached density.
+    return {name: value.clone() for name, value in (latents or {}).items()} | label_cells(vae)
 
 
 def label_cells(vae: VAE) -> dict[str, Tensor]:

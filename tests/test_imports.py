@@ -19,10 +19,10 @@ LINES = """
     objectives files fitting experiment
     distributed checkpoints capture step batches planning interruption progress records training
     diagnostics
-    latent reference classification evaluation
-    inference_data plots report
-    runs launch
-    card cli_io cli_options cli_latent cli __main__
+    latent classification evaluation diagnosis
+    inference_data plots comparison_plot report
+    runs launch card comparable comparison
+    cli_io cli_options cli_latent cli_compare cli __main__
 """
 ORDER = [line.split() for line in LINES.strip().splitlines()]
 PLACE = {name: (i, j) for i, line in enumerate(ORDER) for j, name in enumerate(line)}
@@ -137,7 +137,7 @@ def test_who_may_import_what(name):
     used = packages(imports(TREES[name]))
     if name not in ("inference_data", "plots", "diagnostics.psis"):
         assert not any(package.startswith("arviz") for package in used)
-    if name.partition(".")[0] not in ("plots", "report"):
+    if name.partition(".")[0] not in ("plots", "comparison_plot", "report"):
         assert "matplotlib" not in used
     if name.partition(".")[0] != "data":
         assert not used & {"torchvision", "sklearn"}

@@ -9,7 +9,7 @@ from pyro.infer.mcmc import MCMC, NUTS
 from test_hmc import z_scores
 
 import pyro_vae as pv
-from pyro_vae.reference import reference_posterior
+from pyro_vae.diagnosis.reference import reference_posterior
 from pyro_vae.sites import Batch, total
 from pyro_vae.vae import VAE, densities
 
@@ -124,7 +124,7 @@ def test_agrees_with_nuts():
 
 def test_chunks_make_no_difference_to_shapes(monkeypatch):
     vae, batch = built(latent=pv.Latent(dim=2)), Batch(torch.randn(5, 4))
-    monkeypatch.setattr("pyro_vae.reference.data_per_chunk", lambda *_: 2)
+    monkeypatch.setattr("pyro_vae.diagnosis.reference.data_per_chunk", lambda *_: 2)
     done = []
     found = reference_posterior(vae, batch, 7, 6, 3, done.append)
     assert found.z["z"].shape == (7, 3, 5, 2)

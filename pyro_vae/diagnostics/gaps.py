@@ -34,10 +34,18 @@ class Fitted(NamedTuple):
     """(N, D)."""
     scale_tril: Tensor
     """Cholesky factor of the covariance (N, D, D)."""
-    elbo: Tensor
-    """E_q*[log p(x, z) - log q*(z)] (N,), nats."""
-    standard_error: Tensor
-    """Its Monte Carlo standard error (N,), nats."""
+    log_w: Tensor
+    """log p(x, z) - log q*(z) at draws of q* (K, N), nats, float64; their mean is the ELBO."""
+
+    @property
+    def elbo(self) -> Tensor:
+        """E_q*[log p(x, z) - log q*(z)] (N,), nats."""
+        return self.log_w.mean(0)
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Monte Carlo standard error of the ELBO (N,), nats."""
+        return self.log_w.std(0) / math.sqrt(len(self.log_w))
 
 
 def fit_normal(
@@ -93,13 +101,14 @@ def fit_normal(
         schedule.step()
         progress(1)
     factor = torch.diag_embed(log_diagonal.exp()) + below * lower
-    rounds = range(EVALUATION_DRAWS // CHUNK)
-    draws = (_placed(m, factor, _normal(m, CHUNK, generator)) for _ in rounds)
-    log_p = torch.cat([scored(mean + sd * u)[0] for u in draws]).double()
     scale_tril = sd[..., None] * factor
-    entropy = 0.5 * d * math.log(2 * math.pi * math.e) + scale_tril.diagonal(dim1=-2, dim2=-1).double().log().sum(-1)
-    error = log_p.std(0) / math.sqrt(len(log_p))
-    return Fitted(mean + sd * m, scale_tril, log_p.mean(0) + entropy, error)
+    log_volume = scale_tril.diagonal(dim1=-2, dim2=-1).double().log().sum(-1)
+    log_w = []
+    for _ in range(EVALUATION_DRAWS // CHUNK):
+        eps = _normal(m, CHUNK, generator)
+        log_q = -0.5 * (eps.double().square() + math.log(2 * math.pi)).sum(-1) - log_volume
+        log_w.append(scored(mean + sd * _placed(m, factor, eps))[0].double() - log_q)
+    return Fitted(mean + sd * m, scale_tril, torch.cat(log_w))
 
 
 def _normal(like: Tensor, num: int, generator: torch.Generator | None) -> Tensor:

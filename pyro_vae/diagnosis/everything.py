@@ -1,0 +1,262 @@
+"""Every diagnostic of one trained VAE, as much of each as fits a budget.
+
+Each section gets its share of the time that is left; what it does not use goes to the next. What cannot be done, for
+this variant or for lack of time, is said.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from pyro_vae.classification import LabelScores, score_labels
+from pyro_vae.diagnosis import suboptimality
+from pyro_vae.diagnosis.aggregate import PARTICLES, Aggregate, aggregate
+from pyro_vae.diagnosis.bounds import Estimate, Sandwich, annealed_log_likelihood, bidirectional
+from pyro_vae.diagnosis.calibration import Calibration, calibrate
+from pyro_vae.diagnosis.importance import Importance, importance
+from pyro_vae.diagnosis.joint import check_continuous
+from pyro_vae.diagnosis.pace import Pace, TooLittle, fitting, measured
+from pyro_vae.diagnosis.reference import Reference, reference_posterior
+from pyro_vae.diagnosis.replication import Check, check_predictive
+from pyro_vae.diagnosis.simulation import simulate
+from pyro_vae.diagnosis.suboptimality import Gaps, inference_gaps
+from pyro_vae.diagnostics.predictive import Quantity
+from pyro_vae.sites import Batch
+from pyro_vae.specs import DeclarationError
+from pyro_vae.vae import VAE
+
+KHAT_DRAWS = 2000
+"""Draws behind each k-hat, whose standard deviation is then about 0.11."""
+CHAINS = 4
+"""HMC chains of each datum."""
+LEAPFROGS = 10
+"""Steps of a trajectory, reckoned with."""
+ANNEALED_CHAINS = 16
+"""Chains of each datum in annealed importance sampling."""
+ANNEALED_STEPS = 5
+"""Leapfrog steps at each temperature."""
+SIMULATED = 16
+"""Simulated data between the two sides of bidirectional Monte Carlo."""
+RANKED = 199
+"""Draws among which each simulated latent is ranked."""
+REPLICATES = 100
+"""Replicates of each datum."""
+GENERATED = 1000
+"""Data generated from the prior."""
+LABEL_SAMPLES = 100
+"""Importance samples behind p(x | y) of each datum and label."""
+
+
+class Material(NamedTuple):
+    """What a diagnosis looks at."""
+
+    vae: VAE
+    observed: Batch
+    """Data whose posterior is looked at one by one."""
+    held_out: Batch
+    """Some data of the split, at random: up to some thousands."""
+    refined: dict[str, Batch]
+    """Split -> a few of its data, at random, whose guide is refined: the split itself and the training data."""
+    labels: dict[str, Tensor]
+    """Label site -> known classes of `held_out` (N,), -1 where unknown."""
+    quantities: Mapping[str, Quantity]
+    """Test quantities."""
+
+
+@dataclass
+class Findings:
+    """What was found; None where nothing could be, see `skipped`."""
+
+    importance: Importance | None = None
+    """Of `held_out`, as many as fitted."""
+    observed_importance: Importance | None = None
+    """Of `observed`."""
+    reference: Reference | None = None
+    """HMC of `observed`."""
+    annealed: Estimate | None = None
+    """AIS of `observed`."""
+    sandwich: Sandwich | None = None
+    """Both sides, of simulated data."""
+    gaps: dict[str, Gaps] | None = None
+    """Split -> gaps."""
+    calibration: Calibration | None = None
+    aggregate: Aggregate | None = None
+    checks: dict[str, Check] | None = None
+    labels: LabelScores | None = None
+    """p(y | x) of `held_out`, as many as fitted."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Section -> why it was left out."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Section -> time it took."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Section -> the size that was chosen."""
+
+
+class Section(NamedTuple):
+    """One question."""
+
+    name: str
+    title: str
+    share: float
+    """Of the time, relative to the others."""
+    why_not: Callable[[Material], str]
+    """Why it has no answer for a variant; empty where it has."""
+    answer: Callable[[Material, Pace, float], tuple[int, dict[str, Any]]]
+    """(material, pace, seconds) -> the size chosen, and fields of `Findings`."""
+
+
+def examine(material: Material, budget: float, progress: Callable[[str], object] = lambda title: None) -> Findings:
+    """Ask everything that fits.
+
+    Args:
+        material: the model and data.
+        budget: seconds for all sections together; a section that has begun is finished.
+        progress: called with the title of each section before it.
+
+    Returns:
+        `Findings`.
+    """
+    start, found = time.perf_counter(), Findings()
+    pace, left = measured(material.vae, material.observed), sum(section.share for section in SECTIONS)
+    found.seconds["timing"] = time.perf_counter() - start
+    for section in SECTIONS:
+        began = time.perf_counter()
+        seconds = max(0.0, budget - (began - start)) * section.share / left
+        left -= section.share
+        why_not = section.why_not(material)
+        if not why_not:
+            progress(section.title)
+            try:
+                found.sizes[section.name], answers = section.answer(material, pace, seconds)
+                for name, value in answers.items():
+                    setattr(found, name, value)
+            except TooLittle as little:
+                why_not = str(little)
+        if why_not:
+            found.skipped[section.name] = why_not
+        else:
+            found.seconds[section.name] = time.perf_counter() - began
+    return found
+
+
+def _first(batch: Batch, num: int) -> Batch:
+    return batch.map(lambda tensor: tensor[:num])
+
+
+def _always(_: Material) -> str:
+    return ""
+
+
+def _without_density(m: Material) -> str:
+    variant = m.vae.variant
+    return "" if variant.normalized else f"{variant.why_unnormalized()}: there is no log p(x)"
+
+
+def _without_posterior(m: Material) -> str:
+    if not m.vae.variant.likelihood.normalized:
+        return "its likelihood is declared unnormalised: there is no posterior"
+    return _refusal(lambda: check_continuous(m.vae))
+
+
+def _without_gaps(m: Material) -> str:
+    return _refusal(lambda: suboptimality.check_refinable(m.vae))
+
+
+def _refusal(check: Callable[[], None]) -> str:
+    """What a check says, without the field that it names."""
+    try:
+        check()
+    except DeclarationError as error:
+        return error.problems[0].partition(": ")[2]
+    return ""
+
+
+def _without_labels(m: Material) -> str:
+    if not m.vae.variant.labels:
+        return "the model has no labels"
+    if not any(bool((known >= 0).any()) for known in m.labels.values()):
+        return "no label is known"
+    return _without_density(m)
+
+
+def _importance(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, Any]]:
+    size, few = m.held_out.size, m.observed.size
+    num = fitting(seconds, lambda n: 1.2 * pace.density((n + few) * KHAT_DRAWS), min(50, size), min(1000, size))
+    return num, {
+        "observed_importance": importance(m.vae, m.observed, KHAT_DRAWS),
+        "importance": importance(m.vae, _first(m.held_out, num), KHAT_DRAWS),
+    }
+
+
+def _reference(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, Any]]:
+    step = pace.slope(CHAINS * m.observed.size)
+    num = fitting(seconds, lambda n: 1.5 * n * LEAPFROGS * step, 150, 1000)
+    return num, {"reference": reference_posterior(m.vae, m.observed, num, num // 2, CHAINS)}
+
+
+def _annealed(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, Any]]:
+    num = fitting(seconds, lambda n: _annealing_cost(n, pace, m.observed.size, 1), 50, 1000)
+    return num, {"annealed": annealed_log_likelihood(m.vae, m.observed, num, ANNEALED_CHAINS, ANNEALED_STEPS)}
+
+
+def _sandwich(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, Any]]:
+    num = fitting(seconds, lambda n: _annealing_cost(n, pace, SIMULATED, 2), 50, 1000)
+    simulated = simulate(m.vae, m.held_out, SIMULATED)
+    return num, {"sandwich": bidirectional(m.vae, simulated, num, ANNEALED_CHAINS, ANNEALED_STEPS)}
+
+
+def _annealing_cost(temperatures: int, pace: Pace, data: int, ways: int) -> float:
+    """Seconds of a pilot and `ways` runs."""
+    once = pace.slope(4 * data) + ways * pace.slope(ANNEALED_CHAINS * data)
+    return 1.3 * temperatures * (ANNEALED_STEPS + 1) * once
+
+
+def _gaps(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, Any]]:
+    rows = max(batch.size for batch in m.refined.values())
+    draws, step = 3 * suboptimality.EVALUATION_DRAWS * pace.forward[1], 2.5 * pace.slope(suboptimality.DRAWS * rows)
+    num = fitting(seconds, lambda n: len(m.refined) * (n * step + draws * rows), 100, 500)
+    return num, {"gaps": {name: inference_gaps(m.vae, batch, num) for name, batch in m.refined.items()}}
+
+
+def _calibration(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, Any]]:
+    num = fitting(seconds, lambda n: 1.5 * pace.density(2 * n * RANKED), 200, 1000)
+    return num, {"calibration": calibrate(m.vae, m.held_out, num, RANKED)}
+
+
+def _aggregate(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, Any]]:
+    size, b = m.held_out.size, pace.forward[1]
+    num = fitting(seconds, lambda n: b * n * PARTICLES * 2 + 0.25 * b * n * n, min(200, size), min(2000, size))
+    return num, {"aggregate": aggregate(m.vae, _first(m.held_out, num))}
+
+
+def _checks(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, Any]]:
+    size = m.held_out.size
+    num = fitting(seconds, lambda n: 2 * pace.density(n * REPLICATES + GENERATED), min(20, size), min(200, size))
+    some = _first(m.held_out, num)
+    return num, {"checks": check_predictive(m.vae, some, m.quantities, REPLICATES, GENERATED)}
+
+
+def _labels(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, Any]]:
+    size, cells = m.held_out.size, 1
+    for label in m.vae.variant.labels.values():
+        cells *= label.classes
+    rows = LABEL_SAMPLES * cells // m.vae.variant.cells
+    num = fitting(seconds, lambda n: 1.5 * pace.density(n * rows), min(50, size), min(1000, size))
+    return num, {"labels": score_labels(m.vae, _first(m.held_out, num), LABEL_SAMPLES)}
+
+
+SECTIONS = (
+    Section("importance", "k-hat and log p(x) by importance sampling", 5, _without_density, _importance),
+    Section("reference", "reference posterior by HMC", 5, _without_posterior, _reference),
+    Section("annealing", "log p(x) by annealed importance sampling", 4, _without_posterior, _annealed),
+    Section("bidirectional", "log p(x) of simulated data from both sides", 3, _without_posterior, _sandwich),
+    Section("gaps", "approximation and amortisation gap", 5, _without_gaps, _gaps),
+    Section("calibration", "simulation-based calibration", 3, _without_density, _calibration),
+    Section("aggregate", "aggregate posterior", 2, _always, _aggregate),
+    Section("predictive", "predictive checks", 2, _always, _checks),
+    Section("labels", "reliability of p(y | x)", 1, _without_labels, _labels),
+)
+"""In this order, the most telling first."""

@@ -1,0 +1,105 @@
+"""The course of a training, the latent space, and how well classes are found."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyro_vae.plots.style import axes, colours
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_WRITTEN = 20
+"""Classes of a table whose numbers still can be read."""
+
+
+def training_curves(metrics: Sequence[Mapping[str, Any]], ax: "Axes | None" = None) -> "Axes":
+    """Draw what was minimised, and its two terms, over the epochs; dashed for the validation data.
+
+    Args:
+        metrics: the rows of metrics.jsonl, as `run.metrics` gives them; nats per datum.
+        ax: where to draw, a new figure by default.
+    """
+    ax, palette = axes(ax), colours()
+    terms = {"loss": "loss", "reconstruction": "-E_q[log p(x | z)]", "kl": "KL(q || p)"}
+    for (key, text), colour in zip(terms.items(), palette, strict=False):
+        for split, line in (("train", "-"), ("validation", "--")):
+            rows = [row for row in metrics if row["split"] == split and row[key] is not None]
+            values = [-row[key] if key == "reconstruction" else row[key] for row in rows]
+            if rows:
+                label = text if split == "train" else f"{text}, validation"
+                ax.plot([row["epoch"] for row in rows], values, line, color=colour, label=label)
+    ax.set(xlabel="epoch", ylabel="nats per datum")
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def latent_scatter(
+    mean: np.ndarray, labels: np.ndarray | None = None, names: Sequence[str] = (), ax: "Axes | None" = None
+) -> "Axes":
+    """Draw the means of q(z | x) in two dimensions, coloured by class.
+
+    Args:
+        mean: E[z | x] (N, D); the first two dimensions are drawn.
+        labels: integers (N,), -1 where missing (grey).
+        names: names of the classes, their numbers by default.
+        ax: where to draw, a new figure by default.
+    """
+    if mean.ndim != 2 or mean.shape[1] < 2:
+        raise ValueError(f"mean has shape {mean.shape}: must be (N, D) with D of at least 2.")
+    ax, palette = axes(ax), colours()
+    labels = np.zeros(len(mean), int) if labels is None else np.asarray(labels)
+    several, size = len(np.unique(labels)) > 1, float(np.clip(8000 / max(len(mean), 1), 3, 20))
+    for label in np.unique(labels):
+        some = mean[labels == label, :2]
+        colour = "0.7" if label < 0 else palette[label % len(palette)]
+        text = "missing" if label < 0 else names[label] if label < len(names) else str(label)
+        ax.scatter(some[:, 0], some[:, 1], s=size, color=colour, alpha=0.6, linewidths=0, label=text)
+        if several and label >= 0:
+            box = {"facecolor": "white", "edgecolor": colour, "boxstyle": "round,pad=0.2", "alpha": 0.85}
+            ax.annotate(text, np.median(some, 0), ha="center", va="center", fontsize=9, bbox=box)
+    if several:  # classes that lie on one another hide each other's names
+        legend = ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8, markerscale=2)
+        for handle in filter(None, legend.legend_handles):
+            handle.set_alpha(1.0)
+    ax.set(xlabel="E[z_1 | x]", ylabel="E[z_2 | x]", aspect="equal")
+    return ax
+
+
+def confusion_figure(
+    labels: Mapping[str, tuple[np.ndarray, np.ndarray]], names: Mapping[str, Sequence[str]] | None = None
+) -> "Figure":
+    """Draw, for each label site, how often data of a class were given each class, in per cent of the class.
+
+    Args:
+        labels: site -> known and found classes (N,) each; -1 is left out.
+        names: site -> names of its classes.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * len(labels), 5), dpi=120, layout="constrained")
+    panels = figure.subplots(1, len(labels), squeeze=False)[0]
+    for ax, (site, (known, found)) in zip(panels, labels.items(), strict=True):
+        drawn = _confusion(ax, known, found, (names or {}).get(site, ()))
+        ax.set(xlabel="most probable class, argmax p(y | x)", ylabel="known class", title=site)
+    figure.colorbar(drawn, ax=panels, label="% of the known class")
+    return figure
+
+
+def _confusion(ax: "Axes", known: np.ndarray, found: np.ndarray, words: Sequence[str]) -> Any:
+    """The table of one label site, its numbers written in where they can be read."""
+    classes = 1 + int(max(known.max(), found.max()))
+    table = np.zeros((classes, classes))
+    np.add.at(table, (known[known >= 0], found[known >= 0]), 1)
+    share = 100 * table / np.maximum(table.sum(1, keepdims=True), 1)
+    drawn = ax.imshow(share, cmap="cividis", vmin=0, vmax=100)
+    if classes <= MOST_WRITTEN:
+        for i, j in zip(*np.nonzero(table), strict=True):
+            colour = "black" if share[i, j] > 50 else "white"
+            ax.text(float(j), float(i), f"{share[i, j]:.0f}", ha="center", va="center", color=colour, fontsize=8)
+        shown = [words[i] if i < len(words) else str(i) for i in range(classes)]
+        ax.set_xticks(range(classes), shown, rotation=90 if max(map(len, shown)) > 2 else 0, fontsize=8)
+        ax.set_yticks(range(classes), shown, fontsize=8)
+    return drawn
