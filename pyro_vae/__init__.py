@@ -113,6 +113,7 @@ _HOME = {
     "classification": ("LabelScores",),
     "runs": ("Run", "load"),
     "launch": ("resume", "train"),
+    "examination": ("Diagnosis", "diagnose"),
     "comparison": ("Comparison", "compare"),
     "plots": ("data_figure", "latent_scatter", "training_curves"),
     "card": ("card_text",),

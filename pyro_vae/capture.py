@@ -20,7 +20,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.sites import Batch
@@ -92,6 +92,63 @@ def record(function: Callable[..., Any], *example: Any) -> GraphModule:
     with unvalidated(), same_random_state(device):
         recorded = make_fx(function)(*example)
     return _any_layout(recorded)
+
+
+def simplify(recorded: GraphModule) -> GraphModule:
+    """Take out of a recording what nothing needs, and compute once what does not depend on its arguments.
+
+    What parameters were when it was recorded is baked in, and so are the results of operations on them alone; random
+    numbers stay random. A recording that runs as it is, uncompiled, takes half the time.
+    """
+    graph = recorded.graph
+    graph.eliminate_dead_code()
+    constants: dict[Node, Any] = {}
+    for node in list(graph.nodes):
+        known = [constants.get(argument) for argument in node.all_input_nodes]
+        if node.op == "get_attr":
+            constants[node] = getattr(recorded, node.target)
+        elif node.op == "call_function" and not _random(node) and (node.target in SHAPED or None not in known):
+            arguments, keywords = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: _known(n, constants))
+            with torch.no_grad():
+                constants[node] = node.target(*arguments, **keywords)
+        elif node.op == "call_function" and _changes_nothing(node):
+            node.replace_all_uses_with(node.args[0])
+    for i, (node, value) in enumerate(constants.items()):
+        if node.op != "get_attr" and isinstance(value, Tensor):
+            recorded.register_buffer(name := f"_folded_{i}", value)
+            with graph.inserting_before(node):
+                node.replace_all_uses_with(graph.get_attr(name))
+    graph.eliminate_dead_code()
+    recorded.recompile()
+    return recorded
+
+
+SHAPED = {getattr(torch.ops.aten, name).default for name in ("ones_like", "zeros_like", "full_like")}
+"""Operations that look at the shape of their argument alone."""
+
+
+def _known(node: Node, constants: dict[Node, Any]) -> Any:
+    """The value of a node, or something of its shape."""
+    if node in constants:
+        return constants[node]
+    made = node.meta["val"]  # no tensor with values, but one that knows its shape
+    return torch.empty(made.shape, dtype=made.dtype, device=made.device)
+
+
+def _random(node: Node) -> bool:
+    """Whether an operation draws random numbers."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+COPIES = {getattr(torch.ops.aten, name).default for name in ("alias", "clone", "detach", "expand", "reshape")}
+
+
+def _changes_nothing(node: Node) -> bool:
+    """Whether an operation returns its argument: in a recording without operations in place a copy is one, too."""
+    if node.target not in COPIES or not isinstance(node.args[0], Node):
+        return False
+    made, given = node.meta.get("val"), node.args[0].meta.get("val")
+    return isinstance(made, Tensor) and isinstance(given, Tensor) and made.shape == given.shape
 
 
 def _any_layout(recorded: GraphModule) -> GraphModule:

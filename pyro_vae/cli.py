@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyro_vae import cli_compare, cli_io, cli_latent
+from pyro_vae import cli_compare, cli_diagnose, cli_io, cli_latent
 from pyro_vae.cli_options import Directory, Input, Json, Out, Overrides, Quiet, Samples, SplitName
 
 if TYPE_CHECKING:
@@ -265,7 +265,14 @@ def score(
         print(f"log p({subject}): {mean:.3f}{spread} nats per datum, {batch.size} data{drawn}")
 
 
-for command in (cli_latent.sample, cli_latent.reconstruct, cli_latent.impute, cli_latent.classify, cli_compare.compare):
+for command in (
+    cli_latent.sample,
+    cli_latent.reconstruct,
+    cli_latent.impute,
+    cli_latent.classify,
+    cli_diagnose.diagnose,
+    cli_compare.compare,
+):
     app.command()(command)
 
 

@@ -17,7 +17,7 @@ WIDEST = 1000
 
 
 def compare(
-    directories: Annotated[list[Path], typer.Argument(metavar="DIR DIR ...", help="Run directories, two or more.")],
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR", help="Run directories, two or more.")],
     samples: Samples = 1000,
     split: SplitName = "test",
     observations: Annotated[

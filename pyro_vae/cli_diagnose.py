@@ -17,7 +17,7 @@ def diagnose(
     ] = 16,
     draws: Annotated[int, typer.Option("--draws", "-s", min=100, max=100_000, help="Draws of each datum, S.")] = 1000,
     budget: Annotated[
-        float, typer.Option("--budget", min=1, max=10**7, help="Seconds for the diagnostics; less time, fewer data and draws.")
+        float, typer.Option("--budget", min=1, max=10**7, help="Seconds for the diagnostics; fewer: less is looked at.")
     ] = 100,
     split: SplitName = "test",
     as_json: Json = False,

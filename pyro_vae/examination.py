@@ -30,7 +30,6 @@ from pyro_vae.specs import DeclarationError
 
 if TYPE_CHECKING:
     import xarray
-    from matplotlib.figure import Figure
 
 OBSERVATIONS = 16
 """Data that are looked at one by one, at most, where not said otherwise."""
@@ -56,8 +55,8 @@ class Diagnosis:
     """The verdict."""
     tree: "xarray.DataTree"
     """The draws, as in posterior.nc."""
-    figures: "dict[str, Figure]"
-    """Name -> figure, as in plots/."""
+    figures: dict[str, Any]
+    """Name -> matplotlib figure, as in plots/."""
     findings: Findings
     """What the numbers were made of."""
     directory: Path | None

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.capture import capture, same_random_state, value_and_gradient
+from pyro_vae.capture import capture, record, same_random_state, simplify, value_and_gradient
 from pyro_vae.networks import Network
 from pyro_vae.objectives import ELBO
 from pyro_vae.planning import compile_step
@@ -255,3 +255,29 @@ def test_compiled_convolutions_have_a_layout_of_their_own(encoder):
                 step(state, plan, data)
         states.append(state)
     torch.testing.assert_close(states[1].totals, states[0].totals, rtol=1e-4, atol=1e-4)
+
+
+def test_simplified_recordings_do_the_same():
+    """Constants are folded, copies dropped, other arguments followed, and random numbers stay random."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 5), nn.Softplus(), nn.Linear(5, 1))
+
+    def slope(z):
+        with torch.enable_grad():
+            z = z.detach().clone().requires_grad_()
+            noise = torch.randn_like(z)
+            value = network(z + noise).expand(4, 1) * network[0].weight.exp().sum() * torch.ones_like(z).sum()
+            return torch.autograd.grad(value.sum(), z)[0], noise
+
+    recorded, simplified = record(slope, torch.zeros(4, 3)), simplify(record(slope, torch.zeros(4, 3)))
+    assert len(simplified.graph.nodes) < len(recorded.graph.nodes) - 5
+    z, noises = torch.randn(4, 3), []
+    for seed in (1, 2):
+        found = []
+        for function in (slope, recorded, simplified):
+            torch.manual_seed(seed)
+            found.append(function(z))
+        for other in found[1:]:
+            torch.testing.assert_close(other, found[0])
+        noises.append(found[2][1])
+    assert not torch.equal(*noises)

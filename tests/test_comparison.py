@@ -509,17 +509,20 @@ def wider_run(tmp_path_factory):
     return trained(tmp_path_factory, *TINY, "latent.dim=3", "seed=4")
 
 
+LONG = "[wide] and with a name that leaves no room for numbers on a line of a terminal"
+
+
 @pytest.fixture
 def two(tiny_run, wider_run, tmp_path):
     """Two trained runs with names."""
-    return [shutil.copytree(run, tmp_path / name) for run, name in ((tiny_run, "small"), (wider_run, "[wide]"))]
+    return [shutil.copytree(run, tmp_path / name) for run, name in ((tiny_run, "small"), (wider_run, LONG))]
 
 
 def test_compare_prints_a_table_and_a_sentence(done, two, tmp_path):
     text = done("compare", *two, "-k", 100, "--observations", 50, "--out", tmp_path / "found.png")
     lines = text.splitlines()
     assert lines[0].startswith("log p(x), nats per datum; test, 50 data, 100 importance samples, x with data.binarize")
-    assert any("[wide]" in line for line in lines if "│" in line)
+    assert any(LONG in line for line in lines if "│" in line)
     assert sum(line.startswith("best: ") for line in lines) == 1
     assert lines[-1] == str(tmp_path / "found.png")
     assert imread(tmp_path / "found.png").std() > 0.02
@@ -554,6 +557,8 @@ def test_compare_refuses(refused, two, conditional_run, tmp_path):
     assert lines[0].endswith(f"give the run directory, {two[0]}.")
     assert "is no run directory" in lines[1]
     assert mistake(refused, "compare", *two, "--split", "x").startswith("split='x': must be one of")
+    line = mistake(refused, "compare", *two, "--split", "validation")
+    assert "x of its validation data is not that of" in line
 
 
 # ---------------------------------------------------------------------------------------------------------- the picture

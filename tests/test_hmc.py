@@ -21,7 +21,7 @@ def run(log_density, start=None, mean=None, sd=None, seed=0, **settings):
     mean = torch.zeros(n, d) if mean is None else mean
     sd = torch.ones(n, d) if sd is None else sd
     start = mean + 2 * sd * torch.randn(C, n, d) if start is None else start
-    return hmc(with_slope(log_density), start, mean, sd, **settings)
+    return hmc(with_slope(log_density), start, sd, **settings)
 
 
 def z_scores(values, truth):
@@ -106,30 +106,30 @@ def test_a_funnel_diverges():
 
 def test_same_seed_same_draws():
     density = torch.distributions.Normal(0.0, 1.0)
-    start, mean, sd = torch.ones(C, N, D), torch.zeros(N, D), torch.ones(N, D)
+    start, sd = torch.ones(C, N, D), torch.ones(N, D)
     found = []
     for _ in range(2):
         generator = torch.Generator().manual_seed(3)
         settings = {"num_draws": 5, "num_warmup": 8, "generator": generator}
-        found.append(hmc(with_slope(lambda z: density.log_prob(z).sum(-1)), start, mean, sd, **settings))
+        found.append(hmc(with_slope(lambda z: density.log_prob(z).sum(-1)), start, sd, **settings))
         torch.rand(3)
     assert torch.equal(found[0].z, found[1].z)
 
 
 def test_float32():
     settings = {"num_draws": 50, "num_warmup": 50}
-    start, mean, sd = (torch.ones(*shape, dtype=torch.float32) for shape in ((C, N, D), (N, D), (N, D)))
-    assert hmc(with_slope(lambda z: -z.square().sum(-1)), start, mean, sd, **settings).z.dtype == torch.float32
+    start, sd = (torch.ones(*shape, dtype=torch.float32) for shape in ((C, N, D), (N, D)))
+    assert hmc(with_slope(lambda z: -z.square().sum(-1)), start, sd, **settings).z.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
     ("start", "sd", "message"),
     [
-        (torch.zeros(2, 3), torch.ones(2, 3), r"must be \(C, N, D\), \(N, D\), \(N, D\)"),
+        (torch.zeros(2, 3), torch.ones(2, 3), r"must be \(C, N, D\), \(N, D\)"),
         (torch.zeros(4, 2, 3), torch.zeros(2, 3), "not positive"),
         (torch.full((4, 2, 3), torch.nan), torch.ones(2, 3), "chain 0, observation 0 is zero or undefined"),
     ],
 )
 def test_what_cannot_be_drawn_from(start, sd, message):
     with pytest.raises(ValueError, match=message):
-        hmc(with_slope(lambda z: -z.square().sum(-1)), start, torch.zeros(2, 3), sd)
+        hmc(with_slope(lambda z: -z.square().sum(-1)), start, sd)

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
 from pyro_vae.plots import GAP, as_grid, data_figure, latent_scatter, save, training_curves
@@ -45,7 +46,7 @@ def test_grid_is_clipped():
 @each
 def test_nothing_is_clipped(x, options):
     figure = data_figure(x, "Twelve draws of x, given the label", **options)
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     width, height = figure.canvas.get_width_height()
     for ax in figure.axes:
         box = ax.get_tightbbox()

@@ -102,31 +102,40 @@ class Section(NamedTuple):
     title: str
     share: float
     """Of the time, relative to the others."""
-    why_not: Callable[[Material], str]
-    """Why it has no answer for a variant; empty where it has."""
+    why_not: Callable[[Material], str | None]
+    """Why it has no answer for a variant; empty where it has one, None where there is nothing to ask."""
     answer: Callable[[Material, Pace, float], tuple[int, dict[str, Any]]]
     """(material, pace, seconds) -> the size chosen, and fields of `Findings`."""
 
 
-def examine(material: Material, budget: float, progress: Callable[[str], object] = lambda title: None) -> Findings:
+def examine(
+    material: Material,
+    budget: float,
+    progress: Callable[[str], object] = lambda title: None,
+    pace: Pace | None = None,
+) -> Findings:
     """Ask everything that fits.
 
     Args:
         material: the model and data.
         budget: seconds for all sections together; a section that has begun is finished.
         progress: called with the title of each section before it.
+        pace: what the model is reckoned to take, timed by default.
 
     Returns:
         `Findings`.
     """
     start, found = time.perf_counter(), Findings()
-    pace, left = measured(material.vae, material.observed), sum(section.share for section in SECTIONS)
+    pace = pace or measured(material.vae, material.observed)
+    left = sum(section.share for section in SECTIONS)
     found.seconds["timing"] = time.perf_counter() - start
     for section in SECTIONS:
         began = time.perf_counter()
         seconds = max(0.0, budget - (began - start)) * section.share / left
         left -= section.share
         why_not = section.why_not(material)
+        if why_not is None:
+            continue
         if not why_not:
             progress(section.title)
             try:
@@ -174,9 +183,9 @@ def _refusal(check: Callable[[], None]) -> str:
     return ""
 
 
-def _without_labels(m: Material) -> str:
+def _without_labels(m: Material) -> str | None:
     if not m.vae.variant.labels:
-        return "the model has no labels"
+        return None
     if not any(bool((known >= 0).any()) for known in m.labels.values()):
         return "no label is known"
     return _without_density(m)

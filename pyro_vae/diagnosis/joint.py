@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from pyro_vae.capture import record
+from pyro_vae.capture import record, simplify
 from pyro_vae.diagnostics.annealing import Ends, Scores
 from pyro_vae.diagnostics.hmc import Scored
 from pyro_vae.sites import Batch, Densities, total
@@ -104,9 +104,7 @@ def _example(vae: VAE, batch: Batch, num: int) -> Tensor:
 
 def _recorded(function: Callable[[Tensor], Any], example: Tensor) -> Callable[[Tensor], Any]:
     """The function as its tensor operations, without those that nothing needs."""
-    recorded = record(function, example)
-    recorded.graph.eliminate_dead_code()
-    recorded.recompile()
+    recorded = simplify(record(function, example))
 
     def replayed(z: Tensor) -> Any:
         with torch.no_grad():

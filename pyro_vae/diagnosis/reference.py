@@ -58,13 +58,13 @@ def reference_posterior(
     check_continuous(vae)
     found = []
     for part in chunks(batch, data_per_chunk(vae, num_chains)):
-        start, mean, sd = _start(vae, part, num_chains)
+        start, sd = _start(vae, part, num_chains)
         scored, size = log_joint(vae, part, num_chains), part.size
 
         def done(n: int, size: int = size) -> None:
             progress(n * size)
 
-        found.append(hmc(scored, start, mean, sd, num_draws, num_warmup, progress=done))
+        found.append(hmc(scored, start, sd, num_draws, num_warmup, progress=done))
     draws = _joined(found)
     return Reference(layered(vae, draws.z), draws)
 
@@ -76,11 +76,11 @@ def guide_moments(vae: VAE, batch: Batch) -> tuple[Tensor, Tensor]:
     return z.mean(0), torch.where(sd > 0, sd, 1.0)
 
 
-def _start(vae: VAE, batch: Batch, num_chains: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Overdispersed starts (C, B, D), and the guide's m and s (B, D)."""
+def _start(vae: VAE, batch: Batch, num_chains: int) -> tuple[Tensor, Tensor]:
+    """Overdispersed starts (C, B, D), and the guide's sd (B, D)."""
     mean, sd = guide_moments(vae, batch)
     z = side_by_side(draw_latents(vae, batch, num_chains).z)
-    return mean + OVERDISPERSED * (z - mean), mean, sd
+    return mean + OVERDISPERSED * (z - mean), sd
 
 
 def _joined(found: list[Draws]) -> Draws:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from pyro_vae.capture import record, unvalidated
+from pyro_vae.capture import record, simplify, unvalidated
 from pyro_vae.diagnosis.joint import log_joint
 from pyro_vae.diagnosis.reference import guide_moments
 from pyro_vae.diagnostics import gaps
@@ -151,7 +151,7 @@ def refine(
             name: h.new_zeros(batch.size, cast(Any, head).raw.output.out_features) for name, head in vae.heads.items()
         }
     names, values = list(offsets), [offset.detach() for offset in offsets.values()]
-    recorded = record(_ascent(vae, batch, names), values)
+    recorded = simplify(record(_ascent(vae, batch, names), values))
     optimizer = torch.optim.Adam(values, learning_rate, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     for _ in range(num_steps):

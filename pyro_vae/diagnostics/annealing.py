@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae.diagnostics.hmc import Noise, Position, trajectory
+from pyro_vae.diagnostics.hmc import Noise, trajectory
 
 
 class Scores(NamedTuple):
@@ -162,8 +162,7 @@ def _moved(
         found = ends(z)
         return torch.lerp(found.base, found.target, beta), torch.lerp(found.base_slope, found.target_slope, beta)
 
-    position = Position(z / sd, torch.zeros_like(sd), sd)
     log_p, slope = scored(z)
     jittered = step * (0.5 + noise.uniform())
-    found = trajectory(scored, position, log_p, slope, jittered, num_steps, noise)
-    return position._replace(u=found.u).z(), found.acceptance.mean(0)
+    found = trajectory(scored, z, sd, log_p, slope, jittered, num_steps, noise)
+    return found.z, found.acceptance.mean(0)

@@ -1,8 +1,8 @@
 r"""Hamiltonian Monte Carlo of many small posteriors at once: C chains for each of N data, no chain waiting for another.
 
-The density of z (D numbers) is given up to a constant; z = m + s u, with m and s from the guide, is moved by
+The density of z (D numbers) is given up to a constant; z = s u, with s from the guide, is moved by
 
-    H(u, v) = -log p(m + s u) + |v|^2 / 2,      v ~ N(0, I) in each iteration,
+    H(u, v) = -log p(s u) + |v|^2 / 2,      v ~ N(0, I) in each iteration,
 
 along leapfrog steps, and accepted with probability min(1, exp(-(H' - H))). Step sizes are each chain's own
 (dual averaging), s is estimated anew in the warm-up, and the length of a trajectory is jittered. Acceptance is per
@@ -84,7 +84,6 @@ def with_slope(log_density: Callable[[Tensor], Tensor]) -> Scored:
 def hmc(
     scored: Scored,
     start: Tensor,
-    mean: Tensor,
     sd: Tensor,
     num_draws: int = 500,
     num_warmup: int = 300,
@@ -97,7 +96,6 @@ def hmc(
     Args:
         scored: log p and its slope, each chain and datum on its own; see `with_slope`.
         start: where the chains begin (C, N, D), best overdispersed.
-        mean: m (N, D), like the guide's mean.
         sd: s (N, D), like the guide's sd, positive; estimated anew in the warm-up.
         num_draws: S, draws kept of each chain.
         num_warmup: W, draws before them, in which step sizes and s adapt.
@@ -113,14 +111,14 @@ def hmc(
 
     >>> _ = torch.manual_seed(0)
     >>> normal = with_slope(lambda z: -0.5 * z.square().sum(-1))
-    >>> found = hmc(normal, torch.randn(4, 3, 2), torch.zeros(3, 2), torch.ones(3, 2))
+    >>> found = hmc(normal, torch.randn(4, 3, 2), torch.ones(3, 2))
     >>> found.z.shape, bool((found.z.std((0, 1)) - 1).abs().max() < 0.1)
     (torch.Size([500, 4, 3, 2]), True)
     """
-    _check(start, mean, sd)
+    _check(start, sd)
     noise = Noise(start, generator)
-    position = Position((start - mean) / sd, mean, sd)
-    log_p, slope = scored(position.z())
+    z = start
+    log_p, slope = scored(z)
     if not bool(log_p.isfinite().all() and slope.isfinite().all()):
         chain, datum = (int(i) for i in (~(log_p.isfinite() & slope.isfinite().all(-1))).nonzero()[0])
         raise ValueError(f"start: the density of chain {chain}, observation {datum} is zero or undefined there.")
@@ -138,38 +136,26 @@ def hmc(
             step, num_steps = log_step.exp(), _num_steps(log_step)
         # Each chain's trajectory has a length of its own: a common one may be a period of some posterior.
         length = TRAJECTORY * (0.5 + noise.uniform()) / num_steps
-        found = trajectory(scored, position, log_p, slope, torch.minimum(step, length), num_steps, noise)
-        position, log_p, slope = position._replace(u=found.u), found.log_p, found.slope
+        found = trajectory(scored, z, sd, log_p, slope, torch.minimum(step, length), num_steps, noise)
+        z, log_p, slope = found.z, found.log_p, found.slope
         if adapting:
             steps.update(found.acceptance)
             if windows.start <= i < windows.stop:
-                seen.append(position.z())
+                seen.append(z)
             if i == windows.stop - 1 and len(seen) > 1:
-                position = _rescaled(position, torch.stack(seen))
+                sd = _rescaled(sd, torch.stack(seen))
                 steps = StepSize(steps.average.clamp(min=math.log(1e-3)), target)
         else:
-            kept.append((position.z(), log_p, found.energy, found.acceptance, found.divergent))
+            kept.append((z, log_p, found.energy, found.acceptance, found.divergent))
         progress(1)
     z, log_p, energy, acceptance, divergent = (torch.stack(column) for column in zip(*kept, strict=True))
     return Draws(z, log_p, energy, acceptance, divergent, step, num_steps)
 
 
-class Position(NamedTuple):
-    """u (C, N, D) of z = m + s u, with m and s that broadcast to it."""
-
-    u: Tensor
-    mean: Tensor
-    sd: Tensor
-
-    def z(self) -> Tensor:
-        """m + s u."""
-        return self.mean + self.sd * self.u
-
-
 class Moved(NamedTuple):
-    """Where a trajectory ended, or began where it was rejected; (C, N), u and slope (C, N, D)."""
+    """Where a trajectory ended, or began where it was rejected; (C, N), z and slope (C, N, D)."""
 
-    u: Tensor
+    z: Tensor
     log_p: Tensor
     slope: Tensor
     energy: Tensor
@@ -193,10 +179,9 @@ class Noise:
         return torch.empty_like(self.like[..., 0]).uniform_(generator=self.generator)
 
 
-def _check(start: Tensor, mean: Tensor, sd: Tensor) -> None:
-    if start.dim() != 3 or mean.shape != start.shape[1:] or sd.shape != mean.shape:
-        shapes = [tuple(tensor.shape) for tensor in (start, mean, sd)]
-        raise ValueError(f"start, mean, sd have shapes {shapes}; must be (C, N, D), (N, D), (N, D).")
+def _check(start: Tensor, sd: Tensor) -> None:
+    if start.dim() != 3 or sd.shape != start.shape[1:]:
+        raise ValueError(f"start, sd have shapes {tuple(start.shape)}, {tuple(sd.shape)}; must be (C, N, D), (N, D).")
     if not bool((sd > 0).all() and sd.isfinite().all()):
         raise ValueError("sd: holds values that are not positive and finite.")
 
@@ -212,38 +197,38 @@ def _num_steps(log_step: Tensor) -> int:
     return max(1, min(MAX_STEPS, math.ceil(TRAJECTORY / slow)))
 
 
-def _rescaled(position: Position, seen: Tensor) -> Position:
-    """The same z with m and s of the draws seen (T, C, N, D), s shrunk a little as in Stan."""
-    z, n = position.z(), seen.shape[0] * seen.shape[1]
-    mean, variance = seen.mean((0, 1)), seen.var((0, 1))
-    sd = (n / (n + 5) * variance + 5 / (n + 5) * 1e-3 * position.sd.square()).sqrt()
-    return Position((z - mean) / sd, mean, sd)
+def _rescaled(sd: Tensor, seen: Tensor) -> Tensor:
+    """s of the draws seen (T, C, N, D), shrunk a little as in Stan."""
+    n = seen.shape[0] * seen.shape[1]
+    return (n / (n + 5) * seen.var((0, 1)) + 5 / (n + 5) * 1e-3 * sd.square()).sqrt()
 
 
 def trajectory(
     scored: Scored,
-    position: Position,
+    z: Tensor,
+    sd: Tensor,
     log_p: Tensor,
     slope: Tensor,
     step: Tensor,
     num_steps: int,
     noise: Noise,
 ) -> Moved:
-    """One trajectory of each chain, accepted or not."""
+    """One trajectory of each chain, accepted or not: kicks of v by the slope and moves of z along v, in units of s."""
     v = noise.normal()
     energy = 0.5 * v.square().sum(-1) - log_p
-    u, new_log_p, new_slope, step = position.u, log_p, slope, step[..., None]
-    for _ in range(num_steps):
-        v = v + 0.5 * step * position.sd * new_slope
-        u = u + step * v
-        new_log_p, new_slope = scored(position._replace(u=u).z())
-        v = v + 0.5 * step * position.sd * new_slope
+    scale = step[..., None] * sd
+    new_z, new_log_p, new_slope = z, log_p, slope
+    for i in range(num_steps):
+        v = torch.addcmul(v, scale, new_slope, value=1.0 if i else 0.5)
+        new_z = torch.addcmul(new_z, scale, v)
+        new_log_p, new_slope = scored(new_z)
+    v = torch.addcmul(v, scale, new_slope, value=0.5)
     error = 0.5 * v.square().sum(-1) - new_log_p - energy
     error = torch.where(error.isnan(), torch.inf, error)
     acceptance = (-error).exp().clamp(max=1)
     taken = noise.uniform() < acceptance
     return Moved(
-        torch.where(taken[..., None], u, position.u),
+        torch.where(taken[..., None], new_z, z),
         torch.where(taken, new_log_p, log_p),
         torch.where(taken[..., None], new_slope, slope),
         energy,

@@ -70,15 +70,14 @@ def reliability(probability: Tensor, known: Tensor, num_bins: int = 10) -> Relia
     place = torch.arange(num) * num_bins // num
     size = place.bincount(minlength=num_bins)
 
-    def summed(values: Tensor, place: Tensor = place) -> Tensor:
+    def summed(values: Tensor) -> Tensor:
         """Sum in each bin (bins,)."""
         return values.new_zeros(num_bins).index_add(0, place, values)
 
-    ece = summed(right - confidence).abs().sum() / num
+    hits, gap = summed(right), right - confidence
     generator = torch.Generator().manual_seed(0)
     drawn = (torch.randint(num, (num,), generator=generator) for _ in range(RESAMPLED))
-    resampled = torch.stack([summed((right - confidence)[d], place[d]).abs().sum() / num for d in drawn])
-    hits = summed(right)
+    resampled = torch.stack([summed(gap * d.bincount(minlength=num)).abs().sum() / num for d in drawn])
     log_p, error = mean_and_standard_error(p[torch.arange(num), y].log())
     brier = (p - torch.nn.functional.one_hot(y, p.shape[1])).square().sum(1)
     return Reliability(
@@ -86,7 +85,7 @@ def reliability(probability: Tensor, known: Tensor, num_bins: int = 10) -> Relia
         share=hits / size,
         standard_error=share_error(hits, size),
         size=size,
-        ece=ece.item(),
+        ece=summed(gap).abs().sum().item() / num,
         ece_standard_error=resampled.std().item(),
         log_loss=(-log_p, error),
         brier=mean_and_standard_error(brier),

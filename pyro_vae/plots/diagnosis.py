@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyro_vae.plots.style import (
+    GUIDE,
+    PALE,
+    POSTERIOR,
     SMALL,
-    TEXT,
     blank,
     colours,
     few_ticks,
@@ -20,8 +22,8 @@ from pyro_vae.plots.style import (
     legend,
     log_axis,
     named_ticks,
+    pair,
     shortened,
-    wrapped,
 )
 
 if TYPE_CHECKING:
@@ -30,20 +32,12 @@ if TYPE_CHECKING:
 
 type Numbers = Mapping[str, Any]
 
-GUIDE, POSTERIOR, RESAMPLED = 0, 2, 4
-"""Colours of the guide, of what is taken for the posterior, and of draws resampled by importance."""
 LEAST_REGION = 0.35
 """Share of the height that each side of the threshold of k-hat has at least, for its name."""
-MOST_PANELS = 6
-"""Data whose posterior is drawn."""
-MOST_POINTS = 500
-"""Draws of one datum that are drawn."""
-MOST_PAIRED = 50
-"""Latent dimensions among which the two that differ most are sought pair by pair."""
 MOST_NAMED = 40
 """Data that are named one by one."""
-PALE = "0.93"
-"""Grey of a region where something should lie."""
+NATS = 0.1
+"""A difference that matters; no axis shows less, so that nothing is made of smaller ones."""
 
 
 def khat_figure(khat: np.ndarray, effective: np.ndarray, report: Numbers, data: str) -> "Figure":
@@ -58,43 +52,75 @@ def khat_figure(khat: np.ndarray, effective: np.ndarray, report: Numbers, data: 
     order = np.argsort(khat)
     khat, worth = np.asarray(khat, float)[order], 100 * np.asarray(effective, float)[order] / report["num_draws"]
     threshold, palette, at = report["threshold"], colours(), np.arange(1, len(khat) + 1)
-    figure = blank(10.5, 4.6)
+    figure = blank(11, 4.8)
     left, right = figure.subplots(1, 2)
-    low, high = _sides(khat[np.isfinite(khat)], threshold)
-    edge = 0.06 * (high - low)
+    finite = np.isfinite(khat)
+    low, high = _sides(khat[finite], threshold)
+    edge = 0.09 * (high - low)
     kinds = {
-        "equal weights: k-hat is -inf, the guide is the posterior": (khat == -np.inf, "v", palette[GUIDE]),
-        "k-hat below the threshold": (np.isfinite(khat) & (khat < threshold), "o", palette[GUIDE]),
-        "k-hat above it": (np.isfinite(khat) & (khat >= threshold), "s", palette[6]),
+        "equal weights: the guide is the posterior": (khat == -np.inf, "v", palette[GUIDE]),
+        "k-hat below the threshold": (finite & (khat < threshold), "o", palette[GUIDE]),
+        "k-hat above it": (finite & (khat >= threshold), "s", palette[6]),
         "infinite": (khat == np.inf, "^", palette[6]),
         "undetermined: counts as not good": (np.isnan(khat), "x", palette[POSTERIOR]),
     }
     shown = np.clip(np.nan_to_num(khat, nan=np.inf), low - edge, high + edge)
-    floor = min(100 / report["num_draws"], worth[worth > 0].min(initial=100.0)) / 1.5
+    floor = min(1.0, worth[worth > 0].min(initial=100.0) / 1.5)
     for label, (some, marker, colour) in kinds.items():
         if some.any():
-            style = {"s": 16, "marker": marker, "color": colour, "alpha": 0.8, "linewidths": 1 if marker == "x" else 0}
-            left.scatter(at[some], shown[some], label=f"{label} ({some.sum()})", clip_on=False, zorder=3, **style)
-            right.scatter(at[some], np.clip(worth[some], floor, None), clip_on=False, zorder=3, **style)
+            style: dict[str, Any] = {"s": 16, "marker": marker, "color": colour, "alpha": 0.8, "zorder": 3}
+            style["linewidths"] = 1 if marker == "x" else 0
+            left.scatter(at[some], shown[some], label=f"{label} ({some.sum()})", **style)
+            right.scatter(at[some], np.clip(worth[some], floor, None), **style)
+    text = f"threshold {threshold:.2f} = min(1 - 1 / log10 S, 0.7), S = {report['num_draws']} draws"
     left.axhspan(low - 2 * edge, threshold, color=PALE, linewidth=0)
-    left.axhline(threshold, color="0.2", linestyle="--", label=f"threshold {threshold:.2f}, of S draws min(1 - 1 / log10 S, 0.7)")
+    left.axhline(threshold, color="0.2", linestyle="--", label=text)
     left.set_ylim(low - 2 * edge, high + 2 * edge)
-    for y, text in (((low + threshold) / 2, "good: the draws\nsuffice"), ((high + threshold) / 2, "bad: weights too\nheavy-tailed")):
-        left.text(1.02, y, text, transform=left.get_yaxis_transform(), rotation=270, va="center", fontsize=SMALL)
-    log_axis(right, "y", floor / 1.3, 150)
-    right.axhline(max(floor, float(np.median(worth))), color="0.2", linestyle=":", label=f"median {np.median(worth):.3g} %")
-    few_ticks(left, x=6, y=6, whole=True)
+    for y, text in (
+        ((low - 2 * edge + threshold) / 2, "good: the draws\nsuffice"),
+        ((high + 2 * edge + threshold) / 2, "bad: weights too\nheavy-tailed"),
+    ):
+        style = {
+            "rotation": 270,
+            "va": "center",
+            "multialignment": "center",
+            "fontsize": SMALL,
+            "transform": left.get_yaxis_transform(),
+        }
+        left.text(1.02, y, text, **style)
+    log_axis(right, "y", floor / 1.3, 130)
+    middle = float(np.median(worth))
+    right.axhline(max(floor, middle), color="0.2", linestyle=":", label=f"median effective sample size: {middle:.3g} %")
+    few_ticks(left, x=6, whole=True)
     few_ticks(right, x=6, whole=True)
+    _khat_ticks(left, low, high, edge, khat)
     labelled(left, "Pareto k-hat of the importance weights", "data, in the order of k-hat", "k-hat")
     labelled(right, "effective sample size", "data, in the same order", f"% of {report['num_draws']} draws")
-    share, error, lost = 100 * report["good_fraction"], 100 * report["standard_error"], int(np.isnan(khat).sum())
+    good, lost = int((khat < threshold).sum()), int(np.isnan(khat).sum())
+    share = f"{100 * report['good_fraction']:.1f} ± {100 * report['standard_error']:.1f} %"
+    unknown = f", undetermined for {lost}" if lost else ""
     heading(
         figure,
-        f"Importance sampling with the guide: k-hat is good for {share:.0f} ± {error:.0f} % of {len(khat)} data "
-        f"({data}), undetermined for {lost}",
+        f"Importance sampling with the guide: k-hat is good for {good} of {len(khat)} data, {share}{unknown} ({data})",
     )
     legend(figure)
     return figure
+
+
+def _khat_ticks(ax: "Axes", low: float, high: float, edge: float, khat: np.ndarray) -> None:
+    """Numbers between the limits, and words for what lies beyond them because it is no number."""
+    from matplotlib.ticker import MaxNLocator
+
+    ticks = {
+        float(y): f"{y:g}" for y in MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= y <= high
+    }
+    for y, here, word in (
+        (low - edge, khat == -np.inf, "-inf"),
+        (high + edge, np.isnan(khat) | (khat == np.inf), "no number"),
+    ):
+        if here.any():
+            ticks = {tick: text for tick, text in ticks.items() if abs(tick - y) > edge} | {y: word}
+    ax.set_yticks(list(ticks), list(ticks.values()))
 
 
 def _sides(khat: np.ndarray, threshold: float) -> tuple[float, float]:
@@ -105,105 +131,140 @@ def _sides(khat: np.ndarray, threshold: float) -> tuple[float, float]:
     return float(threshold - max(below, ratio * above)), float(threshold + max(above, ratio * below))
 
 
-def posterior_figure(
-    guide: np.ndarray,
-    reference: np.ndarray,
-    names: Sequence[str],
-    observations: Sequence[int],
+def log_likelihood_figure(
+    bounds: Sequence[Numbers],
     data: str,
-    resampled: np.ndarray | None = None,
-    warning: str = "",
+    num_data: int = 0,
+    excess: tuple[np.ndarray, np.ndarray] | None = None,
+    observations: Sequence[int] = (),
+    sides: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
 ) -> "Figure":
-    """Draw the guide over the posterior by HMC, for a few data, in the two dimensions in which they differ most.
+    """Draw what each method says of log p(x): a panel for each of the three that is given.
 
     Args:
-        guide: draws of the guide (S, B, D).
-        reference: draws of HMC (R, B, D).
-        names: of the latent dimensions.
-        observations: numbers of the data, B.
+        bounds: `name`, `value`, `standard_error` and what it `is`, for each estimate of the mean over the data.
         data: what they are.
-        resampled: draws of the guide resampled by importance (P, B, D).
-        warning: a sentence to be seen, such as that the chains have not converged.
+        num_data: behind `bounds`.
+        excess: annealing minus importance sampling for each observed datum (B,), and its Monte Carlo standard error.
+        observations: numbers of those data.
+        sides: log p(x) of simulated data by bidirectional Monte Carlo, from below and from above (N,), and the Monte
+            Carlo standard error of their difference.
     """
-    num = min(guide.shape[1], MOST_PANELS)
-    columns = min(num, 3)
-    rows = math.ceil(num / columns)
-    figure = blank(max(5.5, 3.6 * columns), 1.3 + 3.1 * rows)
-    for b, ax in zip(range(num), figure.subplots(rows, columns, squeeze=False).flat, strict=False):
-        sets = {"guide": guide[:, b], "HMC": reference[:, b]} | ({} if resampled is None else {"PSIR": resampled[:, b]})
-        i, j = _most_different(sets["guide"], sets["HMC"])
-        (_steps if i == j else _ellipses)(ax, {name: draws[:, [i, j]] for name, draws in sets.items()})
-        few_ticks(ax, x=4, y=4)
-        upwards = "probability density" if i == j else shortened(names[j])
-        labelled(ax, f"datum {observations[b]}", shortened(names[i]), upwards)
-    for ax in figure.axes[num:]:
-        ax.remove()
-    several = guide.shape[2] > 2
-    which = " in the two latent dimensions in which they differ most" if several else ""
-    some = f"the first {num} of {guide.shape[1]} data" if guide.shape[1] > num else f"{num} data" if num > 1 else "1 datum"
-    heading(figure, f"The guide and the posterior by HMC{which}: {some} ({data}){'. ' * bool(warning)}{warning}")
+    there = [bool(bounds), excess is not None, sides is not None]
+    widths = [width for width, here in zip((4.4, 3.8, 3.8), there, strict=True) if here]
+    figure = blank(max(6.0, sum(widths)), 4.8)
+    panels = iter(figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0])
+    if bounds:
+        _bounds(next(panels), bounds, num_data)
+    if excess is not None:
+        _excess(next(panels), *excess, observations)
+    if sides is not None:
+        _sandwich(next(panels), *sides)
+    heading(figure, f"log p(x), by one method and another ({data})")
     legend(figure)
     return figure
 
 
-def _most_different(guide: np.ndarray, reference: np.ndarray) -> tuple[int, int]:
-    """The two dimensions with the largest divergence (KL, both ways) between normals with the moments of the draws."""
-    dim = guide.shape[1]
-    if dim < 3:
-        return 0, dim - 1
-    scale = np.maximum(reference.std(0), 1e-30)
-    a, b = (draws.astype(float) / scale for draws in (guide, reference))
-    ratio, shift = (a.var(0) + 1e-6) / (b.var(0) + 1e-6), np.square(a.mean(0) - b.mean(0))
-    alone = ratio + 1 / ratio + shift
-    some = np.sort(np.argsort(-alone)[:MOST_PAIRED])
-    pairs = np.stack(np.triu_indices(len(some), 1), 1)
-    p, q = (_pairwise(draws[:, some], pairs) for draws in (a, b))
-    d = (a.mean(0) - b.mean(0))[some][pairs]
-    inverse_p, inverse_q = np.linalg.inv(p), np.linalg.inv(q)
-    traces = np.einsum("nij,nji->n", inverse_p, q) + np.einsum("nij,nji->n", inverse_q, p)
-    i, j = pairs[np.argmax(traces + np.einsum("ni,nij,nj->n", d, inverse_p + inverse_q, d))]
-    return int(some[i]), int(some[j])
-
-
-def _pairwise(draws: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Covariances of pairs of dimensions (P, 2, 2), positive definite."""
-    covariance = np.cov(draws.T, bias=True) + 1e-6 * np.eye(draws.shape[1])
-    return covariance[pairs[:, :, None], pairs[:, None, :]]
-
-
-def _ellipses(ax: "Axes", sets: Mapping[str, np.ndarray]) -> None:
-    """Draws in two dimensions: points of what is exact, and what holds 2 sd around the mean of guide and HMC."""
+def _bounds(ax: "Axes", bounds: Sequence[Numbers], num_data: int) -> None:
+    """A row for each estimate, a triangle that points to log p(x) where it is a lower bound."""
     palette = colours()
-    circle = np.linspace(0, 2 * np.pi, 100)
-    for name, marker, colour in (("HMC", "o", palette[POSTERIOR]), ("PSIR", "x", palette[RESAMPLED])):
-        if name in sets:
-            some = sets[name][:: math.ceil(len(sets[name]) / MOST_POINTS)]
-            label = f"draws of {name}" if name == "HMC" else "draws of the guide, resampled by importance (PSIR)"
-            style = {"linewidths": 0.6 if marker == "x" else 0, "s": 9 if marker == "x" else 6}
-            ax.scatter(*some.T, marker=marker, color=colour, alpha=0.35, label=label, **style)
-    for name, line, marker, colour in (("HMC", "-", "x", palette[POSTERIOR]), ("guide", "--", "+", palette[GUIDE])):
-        mean, (values, vectors) = sets[name].mean(0), np.linalg.eigh(np.cov(sets[name].T, bias=True))
-        outline = mean[:, None] + 2 * vectors @ (np.sqrt(values.clip(0))[:, None] * [np.cos(circle), np.sin(circle)])
-        ax.plot(*outline, line, color=colour, linewidth=2, label=f"{name}: 2 sd around the mean")
-        ax.plot(*mean, marker, color=colour, markersize=8, markeredgewidth=2)
+    for y, row in enumerate(bounds):
+        style: dict[str, Any] = {"fmt": "o", "color": palette[POSTERIOR], "label": "estimate, no bound"}
+        if "lower bound" in row["is"]:
+            style = {"fmt": ">", "color": palette[GUIDE], "label": "lower bound in expectation"}
+            style["markerfacecolor"] = "white"
+        ax.errorbar(row["value"], y, xerr=row["standard_error"], capsize=3, **style)
+    ax.set_yticks(range(len(bounds)), [row["name"] for row in bounds], parse_math=False)
+    ax.set_ylim(len(bounds) - 0.5, -0.5)
+    ax.margins(x=0.1)
+    few_ticks(ax, x=4)
+    labelled(ax, f"importance sampling: mean over {num_data} data", "nats per datum ± 1 standard error over data")
 
 
-def _steps(ax: "Axes", sets: Mapping[str, np.ndarray]) -> None:
-    """Densities of draws in one dimension."""
-    palette = colours()
-    pooled = np.concatenate([draws[:, 0] for draws in sets.values()])
-    edges = _edges(pooled, 40)
-    styles = {"HMC": ("-", POSTERIOR, ""), "guide": ("--", GUIDE, ""), "PSIR": (":", RESAMPLED, "guide, resampled by ")}
-    for name, draws in sets.items():
-        line, colour, before = styles[name]
-        heights = np.histogram(draws[:, 0], edges)[0] / len(draws) / np.diff(edges)
-        ax.stairs(heights, edges, linestyle=line, color=palette[colour], linewidth=1.8, label=f"{before}{name}")
+def _excess(ax: "Axes", excess: np.ndarray, error: np.ndarray, observations: Sequence[int]) -> None:
+    """A dot for each observed datum, sorted."""
+    order = np.argsort(excess)
+    ax.axhline(0, color="0.5", linewidth=1)
+    style: dict[str, Any] = {"fmt": "o", "color": colours()[GUIDE], "markersize": 4, "elinewidth": 1, "capsize": 2}
+    label = "one datum, ± 2 Monte Carlo standard errors"
+    ax.errorbar(range(len(order)), excess[order], _bars(error[order]), label=label, **style)
+    if len(order) <= MOST_NAMED:
+        named_ticks(ax, [str(observations[i]) for i in order])
+    else:
+        few_ticks(ax, x=5, whole=True)
+    ax.set_xlim(-0.7, len(order) - 0.3)
+    _no_closer(ax)
+    text = "number of the datum, sorted" if len(order) <= MOST_NAMED else "data, sorted"
+    labelled(ax, f"annealing minus importance sampling: {len(order)} data", text, "difference, nats")
 
 
-def _edges(values: np.ndarray, num: int) -> np.ndarray:
-    """Bins over all values, also where they are all alike."""
-    low, high = float(values.min()), float(values.max())
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        half = 0.5 * max(1.0, abs(low))
-        return np.linspace(low - half, low + half, 4)
-    return np.linspace(low, high, num + 1)
+def _sandwich(ax: "Axes", lower: np.ndarray, upper: np.ndarray, error: np.ndarray) -> None:
+    """From the lower to the upper side of each simulated datum, sorted."""
+    order = np.argsort(upper - lower)
+    gap, at, palette = (upper - lower)[order], np.arange(1, len(order) + 1), colours()
+    ax.axhline(0, color="0.5", linewidth=1)
+    ax.vlines(at, 0, gap, color="0.75", linewidth=4)
+    ax.plot(at, np.zeros(len(gap)), "^", color=palette[GUIDE], markersize=5, label="lower side, a bound in expectation")
+    label = "upper side, a bound in expectation, ± 2 Monte Carlo standard errors"
+    style: dict[str, Any] = {"fmt": "v", "color": palette[POSTERIOR], "markersize": 5, "elinewidth": 1, "capsize": 2}
+    ax.errorbar(at, gap, _bars(error[order]), label=label, **style)
+    few_ticks(ax, x=5, whole=True)
+    ax.set_xlim(0.3, len(gap) + 0.7)
+    _no_closer(ax)
+    spread = gap.std(ddof=1) / math.sqrt(len(gap)) if len(gap) > 1 else math.nan
+    title = f"both sides of {len(gap)} simulated data: {pair(gap.mean(), spread)} nats apart"
+    labelled(ax, title.replace(" ± ", "\u00a0±\u00a0"), "data, sorted", "nats above the lower side")
+
+
+def _bars(error: np.ndarray) -> np.ndarray:
+    """Two standard errors, none where there is no error to tell."""
+    return 2 * np.nan_to_num(error, nan=0.0, posinf=0.0)
+
+
+def _no_closer(ax: "Axes") -> None:
+    """A y axis that makes nothing of differences that do not matter."""
+    low, high = ax.get_ylim()
+    ax.set_ylim(min(low, -NATS), max(high, NATS))
+    few_ticks(ax, y=6)
+
+
+def gaps_figure(splits: Mapping[str, Numbers], data: str) -> "Figure":
+    """Draw what the guide loses, nats per datum: to its family and, on top of it, to amortisation.
+
+    Args:
+        splits: name of the data -> `approximation`, `amortisation`, `total` and, where there is one,
+            `approximation_of_full_normal`, each `value` and `standard_error`; and `num_data`.
+        data: what they are.
+    """
+    figure, palette = blank(max(6.5, 2.5 + 2 * len(splits)), 5), colours()
+    ax = figure.add_subplot()
+    bar: dict[str, Any] = {"width": 0.25, "edgecolor": "white", "linewidth": 0.5}
+    dot: dict[str, Any] = {"capsize": 3, "color": "0.1", "fmt": "."}
+    names = []
+    for x, (split, row) in enumerate(splits.items()):
+        family, encoder, whole = row["approximation"], row["amortisation"], row["total"]
+        at = x - 0.125, x + 0.125
+        ax.bar(at[0], family["value"], color=palette[GUIDE], hatch="//", label="approximation gap: the family", **bar)
+        style = {"color": palette[1], "hatch": "..", "label": "amortisation gap, on top of it: the encoder", **bar}
+        ax.bar(at[1], encoder["value"], bottom=family["value"], **style)
+        ax.errorbar(at[0], family["value"], family["standard_error"], label="± 1 standard error over the data", **dot)
+        ax.errorbar(at[1], whole["value"], whole["standard_error"], **dot)
+        full = row.get("approximation_of_full_normal")
+        if full:
+            text = "what the best normal with a full covariance would lose"
+            style = {"fmt": "D", "color": palette[POSTERIOR], "capsize": 3, "label": text}
+            ax.errorbar(x + 0.36, full["value"], full["standard_error"], **style)
+        names.append(
+            f"{shortened(split)}: {row['num_data']} data\n{pair(whole['value'], whole['standard_error'])} nats in all"
+        )
+    ax.axhline(0, color="0.2", linewidth=1)
+    ax.set_xticks(range(len(names)), names, parse_math=False)
+    ax.set_xlim(-0.6, len(names) - 0.4)
+    low, high = ax.get_ylim()
+    high = max(high, NATS)
+    ax.set_ylim(min(low, -0.04 * high), high)
+    few_ticks(ax, y=6)
+    labelled(ax, "", "", "log p(x) - ELBO, nats per datum")
+    heading(figure, f"What the guide loses, and to what ({data})")
+    legend(figure)
+    return figure

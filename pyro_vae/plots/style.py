@@ -27,6 +27,10 @@ WIDEST = 12.0
 """Inches."""
 HEADING, TITLE, TEXT, SMALL = 11, 10, 9, 8
 """Sizes of letters, in points: of a figure's heading, a panel's title, the names of its axes, and their numbers."""
+GUIDE, POSTERIOR = 0, 2
+"""Colours of the guide, and of what is taken for the posterior."""
+PALE = "0.93"
+"""Grey of a region where something should lie."""
 LONGEST = 28
 """Letters of a name; longer ones lose their middle."""
 
@@ -42,7 +46,9 @@ def blank(width: float, height: float) -> "Figure":
     """An empty figure, in inches, that makes room for its text by itself."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr, call-arg]
+    return figure
 
 
 def axes(ax: "Axes | None") -> "Axes":
@@ -66,6 +72,18 @@ def shortened(text: str, most: int = LONGEST) -> str:
     """
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most // 2].rstrip()}…{text[-(most - most // 2 - 1) :].lstrip()}"
+
+
+def pair(value: float, error: float) -> str:
+    """A number and its standard error, which keeps two digits, but no more than four decimals.
+
+    >>> pair(0.0541, 0.0493), pair(-90.123, 2.31), pair(0.5, float("nan"))
+    ('0.054 ± 0.049', '-90.1 ± 2.3', '0.5')
+    """
+    if not math.isfinite(error):
+        return f"{value:.3g}"
+    digits = min(max(1 - math.floor(math.log10(error)), 0), 4) if error > 0 else 4
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def inches(text: str, size: float) -> float:
@@ -101,7 +119,7 @@ def labelled(ax: "Axes", title: str = "", x: str = "", y: str = "") -> None:
     width, height = _slot(ax)
     ax.set_title(wrapped(title, 0.75 * width, TITLE), fontsize=TITLE, parse_math=False)
     ax.set_xlabel(wrapped(x, 0.75 * width, TEXT), fontsize=TEXT, parse_math=False)
-    ax.set_ylabel(wrapped(y, 0.55 * height, TEXT), fontsize=TEXT, parse_math=False)
+    ax.set_ylabel(wrapped(y, 0.6 * height, TEXT), fontsize=TEXT, parse_math=False)
     ax.tick_params(labelsize=SMALL)
 
 
@@ -111,8 +129,8 @@ def _slot(ax: "Axes") -> tuple[float, float]:
     if spec is None or figure is None:
         return 6.0, 5.0
     grid, (width, height) = spec.get_gridspec(), figure.get_size_inches()
-    wide, high = grid.get_width_ratios(), grid.get_height_ratios()
-    return width * wide[spec.colspan.start] / sum(wide), height * high[spec.rowspan.start] / sum(high)
+    wide, high = (np.asarray(ratios) for ratios in (grid.get_width_ratios(), grid.get_height_ratios()))
+    return width * wide[spec.colspan.start] / wide.sum(), height * high[spec.rowspan.start] / high.sum()
 
 
 def few_ticks(ax: "Axes", x: int | None = None, y: int | None = None, whole: bool = False) -> None:
@@ -130,24 +148,45 @@ def log_axis(ax: "Axes", which: Literal["x", "y"], low: float, high: float) -> N
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
     ax.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
-    decades = math.log10(high / low)
+    ticks, decades = list[float](), math.log10(high / low)
     if decades < 1:
-        ticks = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        ticks = list(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
     else:
         every, parts = math.ceil(decades / 6), (1, 2, 5) if decades < 2 else (1,)
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = np.array([part * 10.0**power for power in powers if power % every == 0 for part in parts])
+        ticks = [part * 10.0**power for power in powers if power % every == 0 for part in parts]
     axis = ax.xaxis if which == "x" else ax.yaxis
     axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
+def bins(values: np.ndarray, num: int) -> np.ndarray:
+    """Edges of at most so many bins over all values: none is empty because the values are discrete, or all alike.
+
+    >>> bins(np.array([3.0, 3.0]), 2)
+    array([1.5, 2.5, 3.5, 4.5])
+    >>> bins(np.array([0.0, 3.0, 1.0, 7.0]), 4)
+    array([-0.5,  1.5,  3.5,  5.5,  7.5])
+    """
+    low, high = float(values.min()), float(values.max())
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        half = 0.5 * max(1.0, abs(low))
+        return np.linspace(low - half, low + half, 4)
+    places = np.unique(np.round((values - low) / (high - low), 9))
+    steps = places / np.diff(places).min()
+    if steps[-1] < 1000 and np.allclose(steps, np.round(steps), atol=1e-3):  # multiples of something, like counts
+        last = round(steps[-1])
+        every = math.ceil((last + 1) / num)
+        return low + (high - low) / last * (every * np.arange(math.ceil((last + 1) / every) + 1) - 0.5)
+    return np.linspace(low, high, int(np.clip(len(places) // 2, min(10, num), num)) + 1)
+
+
 def named_ticks(ax: "Axes", names: Sequence[str], size: float = SMALL) -> None:
     """Names at 0, 1, 2, ... of the x axis: upright where they are many or long, every second or so if more still."""
-    short, room = [shortened(name) for name in names], 0.75 * _slot(ax)[0] / max(1, len(names))
+    short, room = [shortened(name) for name in names], 0.85 * _slot(ax)[0] / max(1, len(names))
     upright = max((inches(name, size) for name in short), default=0) > 0.9 * room
-    every = max(1, math.ceil(1.5 * size / 72 / room)) if upright else 1
+    every = max(1, math.ceil(1.15 * size / 72 / room)) if upright else 1
     ax.set_xticks(
         range(0, len(short), every), short[::every], rotation=90 if upright else 0, fontsize=size, parse_math=False
     )
@@ -163,7 +202,7 @@ def legend(figure: "Figure") -> None:
             found.setdefault(label, handle)
     width = 0.96 * figure.get_figwidth()
     labels = [wrapped(label, width - 1, SMALL) for label in found]
-    widths = [0.6 + max(inches(line, SMALL) for line in label.splitlines()) for label in labels]
+    widths = np.array([0.6 + max(inches(line, SMALL) for line in label.splitlines()) for label in labels])
     columns = len(labels)
     while columns > 1 and sum(part.max() for part in np.array_split(widths, columns)) > width:  # as they are filled
         columns -= 1

@@ -1,0 +1,43 @@
+"""Figures. Nothing touches pyplot's state.
+
+    pictures      data: images in a grid, vectors as heat maps
+    curves        the course of a training, the latent space, classes known and found
+    diagnosis     a diagnosis: k-hat, log p(x), what the guide loses
+    posteriors    a diagnosis: the guide against draws of Hamiltonian Monte Carlo
+    checks        a diagnosis: calibration, the aggregate posterior, predictive checks, labels
+    style         what they share, and `save`
+
+A function named `..._figure` returns a matplotlib `Figure` of its own; the others draw into `ax` and return that.
+Colours are those of Petroff (2021), which people of all kinds of colour vision tell apart; what they say is said by
+words, markers, hatches or kinds of line as well.
+"""
+
+from pyro_vae.plots.checks import aggregate_figure, calibration_figure, labels_figure, predictive_figure
+from pyro_vae.plots.curves import MOST_WRITTEN, confusion_figure, latent_scatter, training_curves
+from pyro_vae.plots.diagnosis import gaps_figure, khat_figure, log_likelihood_figure
+from pyro_vae.plots.pictures import GAP, MOST_NAMES, OVERSHOOT, as_grid, data_figure
+from pyro_vae.plots.posteriors import moments_figure, posterior_figure
+from pyro_vae.plots.style import STYLE, save
+
+__all__ = [
+    "GAP",
+    "MOST_NAMES",
+    "MOST_WRITTEN",
+    "OVERSHOOT",
+    "STYLE",
+    "aggregate_figure",
+    "as_grid",
+    "calibration_figure",
+    "confusion_figure",
+    "data_figure",
+    "gaps_figure",
+    "khat_figure",
+    "labels_figure",
+    "latent_scatter",
+    "log_likelihood_figure",
+    "moments_figure",
+    "posterior_figure",
+    "predictive_figure",
+    "save",
+    "training_curves",
+]
