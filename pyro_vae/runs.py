@@ -99,13 +99,9 @@ class Run:
         """The trained model and guide, in evaluation mode."""
         tensors, _ = checkpoints.load(self._checkpoints()[1])
         shape = self.environment["shape"]
-        vae = VAE(
-            self.experiment.variant,
-            tuple(shape["x"]),
-            shape["given"],
-            shape["masked"],
-            self.experiment.data.standardize,
-        )
+        built = tuple(shape["x"]), shape["given"], shape["masked"], self.experiment.data.standardize
+        with same_random_state(torch.device("cpu")):  # the start that is drawn here is overwritten below
+            vae = VAE(self.experiment.variant, *built)
         wish = self.experiment.training.device
         device = choose_device(wish if torch.cuda.is_available() else "cpu")  # trained on a GPU, read anywhere
         vae = vae.to(device=device, dtype=DTYPES[self.experiment.training.precision])

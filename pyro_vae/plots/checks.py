@@ -18,7 +18,9 @@ from pyro_vae.plots.style import (
     blank,
     colours,
     few_ticks,
+    fine,
     heading,
+    inches,
     labelled,
     legend,
     named_ticks,
@@ -36,8 +38,9 @@ SHARES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 MOST_POINTS = 2000
 """Draws of each kind that are drawn."""
 EXTREME = 0.025
-"""Shaded at both ends of predictive p-values."""
-BINS = 25
+"""A predictive p-value below this, or as near to 1, is extreme."""
+MOST_COLUMNS = 5
+"""Test quantities side by side."""
 
 
 def calibration_figure(
@@ -140,7 +143,9 @@ def aggregate_figure(
         p_value: of the MMD test of q(z) against p(z).
     """
     dim = z.shape[1]
-    figure, palette = blank(WIDEST, 5), colours()
+    longest = max(inches(shortened(name), 7) for name in names)
+    upright = longest if dim * longest > 6 else 0
+    figure, palette = blank(WIDEST, 5 + upright), colours()
     left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
     worth = variance_of_means if kl_per_dim is None else kl_per_dim
     order = np.argsort(-worth, kind="stable")
@@ -159,7 +164,7 @@ def aggregate_figure(
     named_ticks(left, [names[i] for i in order], size=7)
     i, j = int(order[0]), int(order[min(1, dim - 1)])
     if i == j:
-        edges = bins(np.concatenate([z[:, i], prior[:, i]]), 40)
+        edges = bins(np.concatenate([z[:, i], prior[:, i]]), fine(z, prior))
         for draws, line, colour, label in (
             (prior, "--", "0.4", "prior p(z)"),
             (z, "-", palette[GUIDE], "aggregate q(z)"),
@@ -199,8 +204,8 @@ def predictive_figure(checks: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndar
         checks: name of the quantity -> T of the data (N,), T of generated data (M,), predictive p-values (N,).
         data: what they are.
     """
-    across = min(4, len(checks))
-    blocks = math.ceil(len(checks) / across)
+    blocks = math.ceil(len(checks) / MOST_COLUMNS)
+    across = math.ceil(len(checks) / blocks)
     figure = blank(min(WIDEST, max(6.0, 3 * across)), 1.2 + 4.6 * blocks)
     axes = figure.subplots(2 * blocks, across, squeeze=False)
     for k, (name, (observed, generated, p)) in enumerate(checks.items()):
@@ -221,10 +226,11 @@ def predictive_figure(checks: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndar
 def _quantity(ax: "Axes", name: str, observed: np.ndarray, generated: np.ndarray) -> None:
     """Densities of T; what lies far out is counted in the bins at the ends."""
     pooled = np.concatenate([observed, generated])
-    inner = np.quantile(pooled, (0.005, 0.995))
+    inner = np.array([np.quantile(pooled, 0.01, method="higher"), np.quantile(pooled, 0.99, method="lower")])
     far = np.ptp(pooled) > 4 * np.ptp(inner) > 0
-    edges, note = bins(inner if far else pooled, BINS), ", farther ones at the ends" if far else ""
-    palette = colours()
+    shown = pooled.clip(*inner) if far else pooled
+    edges, palette = bins(shown, fine(observed, generated)), colours()
+    note = ", farther ones at the ends" if far else ""
     for values, line, colour, label in (
         (generated, "--", palette[POSTERIOR], "data from the model, z ~ p(z)"),
         (observed, "-", palette[GUIDE], "data"),
@@ -241,10 +247,13 @@ def _tail(ax: "Axes", p: np.ndarray) -> None:
     ax.hist(p, list(np.linspace(0, 1, num + 1)), color="0.75", edgecolor="0.4", linewidth=0.6)
     text = "uniform; those of a right model lie nearer to 1/2"
     ax.axhline(len(p) / num, color=colours()[POSTERIOR], linestyle=":", linewidth=1.8, label=text)
+    text = f"extreme: below {EXTREME:g} or above {1 - EXTREME:g}; by chance {200 * EXTREME:g} %"
+    for ends in ((0, EXTREME), (1 - EXTREME, 1)):
+        ax.axvspan(*ends, facecolor="none", edgecolor="0.2", hatch="xxxx", linewidth=0, label=text)
     share = 100 * np.mean((p < EXTREME) | (p > 1 - EXTREME))
     few_ticks(ax, x=4, y=4)
     ax.set_xlim(0, 1)
-    labelled(ax, f"{share:.0f} % beyond {EXTREME:g} and {1 - EXTREME:g}", "P(T(x_rep) ≥ T(x)), z ~ q(z | x)", "data")
+    labelled(ax, f"extreme: {share:.0f} %", "P(T(x_rep) ≥ T(x)), z ~ q(z | x)", "data")
 
 
 def labels_figure(sites: Mapping[str, Mapping[str, Any]], data: str) -> "Figure":
@@ -278,7 +287,7 @@ def labels_figure(sites: Mapping[str, Mapping[str, Any]], data: str) -> "Figure"
         off = found["expected_calibration_error"]
         text = f"expected calibration error {100 * off['value']:.1f} ± {100 * off['standard_error']:.1f} %"
         title = f"{shortened(site)}, {found['num_data']} data: {text}"
-        labelled(ax, title, "confidence: p(y | x) of the most probable class, %", "share that is right, %")
+        labelled(ax, title, "confidence: p(y | x) of the top class, %", "share that is right, %")
     for ax in figure.axes[len(sites) :]:
         ax.remove()
     heading(figure, f"Reliability of the probabilities of labels ({data})")

@@ -65,7 +65,8 @@ def khat_figure(khat: np.ndarray, effective: np.ndarray, report: Numbers, data: 
         "undetermined: counts as not good": (np.isnan(khat), "x", palette[POSTERIOR]),
     }
     shown = np.clip(np.nan_to_num(khat, nan=np.inf), low - edge, high + edge)
-    floor = min(1.0, worth[worth > 0].min(initial=100.0) / 1.5)
+    zero = bool((worth <= 0).any())
+    floor = min(1.0, worth[worth > 0].min(initial=100.0)) / (3 if zero else 1.3)
     for label, (some, marker, colour) in kinds.items():
         if some.any():
             style: dict[str, Any] = {"s": 16, "marker": marker, "color": colour, "alpha": 0.8, "zorder": 3}
@@ -88,11 +89,14 @@ def khat_figure(khat: np.ndarray, effective: np.ndarray, report: Numbers, data: 
             "transform": left.get_yaxis_transform(),
         }
         left.text(1.02, y, text, **style)
-    log_axis(right, "y", floor / 1.3, 130)
+    log_axis(right, "y", floor / 1.2, 130)
+    if zero:
+        right.set_yticks([*right.get_yticks(), floor], [*(f"{tick:g}" for tick in right.get_yticks()), "0"])
     middle = float(np.median(worth))
     right.axhline(max(floor, middle), color="0.2", linestyle=":", label=f"median effective sample size: {middle:.3g} %")
-    few_ticks(left, x=6, whole=True)
-    few_ticks(right, x=6, whole=True)
+    for ax in (left, right):
+        few_ticks(ax, x=6, whole=True)
+        ax.set_xlim(0.5 - 0.04 * len(khat), 0.5 + 1.04 * len(khat))
     _khat_ticks(left, low, high, edge, khat)
     labelled(left, "Pareto k-hat of the importance weights", "data, in the order of k-hat", "k-hat")
     labelled(right, "effective sample size", "data, in the same order", f"% of {report['num_draws']} draws")
@@ -195,7 +199,7 @@ def _excess(ax: "Axes", excess: np.ndarray, error: np.ndarray, observations: Seq
     ax.set_xlim(-0.7, len(order) - 0.3)
     _no_closer(ax)
     text = "number of the datum, sorted" if len(order) <= MOST_NAMED else "data, sorted"
-    labelled(ax, f"annealing minus importance sampling: {len(order)} data", text, "difference, nats")
+    labelled(ax, f"annealing minus importance sampling: {len(order)} {_data(order)}", text, "difference, nats")
 
 
 def _sandwich(ax: "Axes", lower: np.ndarray, upper: np.ndarray, error: np.ndarray) -> None:
@@ -209,11 +213,15 @@ def _sandwich(ax: "Axes", lower: np.ndarray, upper: np.ndarray, error: np.ndarra
     style: dict[str, Any] = {"fmt": "v", "color": palette[POSTERIOR], "markersize": 5, "elinewidth": 1, "capsize": 2}
     ax.errorbar(at, gap, _bars(error[order]), label=label, **style)
     few_ticks(ax, x=5, whole=True)
-    ax.set_xlim(0.3, len(gap) + 0.7)
+    ax.set_xlim(0.4 - 0.04 * len(gap), 0.6 + 1.04 * len(gap))
     _no_closer(ax)
     spread = gap.std(ddof=1) / math.sqrt(len(gap)) if len(gap) > 1 else math.nan
-    title = f"both sides of {len(gap)} simulated data: {pair(gap.mean(), spread)} nats apart"
+    title = f"both sides of {len(gap)} simulated {_data(order)}: {pair(gap.mean(), spread)} nats apart"
     labelled(ax, title.replace(" ± ", "\u00a0±\u00a0"), "data, sorted", "nats above the lower side")
+
+
+def _data(some: np.ndarray) -> str:
+    return "datum" if len(some) == 1 else "data"
 
 
 def _bars(error: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from pyro_vae.plots.style import (
     blank,
     colours,
     few_ticks,
+    fine,
     heading,
     labelled,
     legend,
@@ -126,8 +127,7 @@ def _ellipses(ax: "Axes", sets: Mapping[str, np.ndarray]) -> None:
 def _steps(ax: "Axes", sets: Mapping[str, np.ndarray]) -> None:
     """Densities of draws in one dimension."""
     palette = colours()
-    pooled = np.concatenate([draws[:, 0] for draws in sets.values()])
-    edges = bins(pooled, 40)
+    edges = bins(np.concatenate([draws[:, 0] for draws in sets.values()]), fine(*sets.values()))
     styles = {"HMC": ("-", POSTERIOR, "HMC"), "guide": ("--", GUIDE, "guide"), "PSIR": (":", RESAMPLED, PSIR)}
     for name, draws in sets.items():
         line, colour, label = styles[name]
@@ -177,9 +177,11 @@ def moments_figure(
         log_axis(right, which, low, high)
     few_ticks(left, x=5, y=5)
     apart = np.sqrt(np.square((guide_mean - mean)[sd > 0] / sd[sd > 0]).mean()) if (sd > 0).any() else math.nan
-    ratio = np.exp(np.log(guide_sd[positive] / sd[positive]).mean()) if positive.any() else math.nan
     labelled(left, f"means: {apart:.2g} posterior sd apart (root mean square)", "HMC: E[z | x]", "guide: E[z | x]")
-    text = f"sd: the guide's is {ratio:.2f} times HMC's (geometric mean)"
+    text = "sd: 0 on one side"
+    if positive.any():
+        ratio = np.exp(np.log(guide_sd[positive] / sd[positive]).mean())
+        text = f"sd: the guide's is {ratio:.2f} times HMC's (geometric mean)"
     labelled(right, text, "HMC: sd of z given x", "guide: sd of z given x")
     num, dim = reference[0].shape
     heading(figure, f"Moments of the guide and of HMC: {num} data by {dim} latent dimensions ({data}){_said(warning)}")

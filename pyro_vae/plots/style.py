@@ -140,7 +140,10 @@ def few_ticks(ax: "Axes", x: int | None = None, y: int | None = None, whole: boo
     for axis, num in ((ax.xaxis, x), (ax.yaxis, y)):
         if num is not None:
             axis.set_major_locator(MaxNLocator(num, integer=whole and axis is ax.xaxis, steps=[1, 2, 2.5, 5, 10]))
-            axis.set_major_formatter(ScalarFormatter(useOffset=False))
+            formatter = ScalarFormatter(useOffset=False)
+            formatter.set_powerlimits((-4, 7))
+            axis.set_major_formatter(formatter)
+            axis.get_offset_text().set_fontsize(SMALL)
 
 
 def log_axis(ax: "Axes", which: Literal["x", "y"], low: float, high: float) -> None:
@@ -158,7 +161,7 @@ def log_axis(ax: "Axes", which: Literal["x", "y"], low: float, high: float) -> N
     axis = ax.xaxis if which == "x" else ax.yaxis
     axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def bins(values: np.ndarray, num: int) -> np.ndarray:
@@ -180,6 +183,11 @@ def bins(values: np.ndarray, num: int) -> np.ndarray:
         every = math.ceil((last + 1) / num)
         return low + (high - low) / last * (every * np.arange(math.ceil((last + 1) / every) + 1) - 0.5)
     return np.linspace(low, high, int(np.clip(len(places) // 2, min(10, num), num)) + 1)
+
+
+def fine(*values: np.ndarray) -> int:
+    """So many bins that the one of the fewest values is no mere noise."""
+    return int(np.clip(1.5 * math.sqrt(min(map(len, values))), 8, 40))
 
 
 def named_ticks(ax: "Axes", names: Sequence[str], size: float = SMALL) -> None:
