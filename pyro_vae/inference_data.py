@@ -201,7 +201,7 @@ def convergence(draws: Array) -> dict[str, np.ndarray]:
     return {name: result["f"].values for name, result in found.items()}
 
 
-def comparable(tree: "xarray.DataTree", groups: Iterable[str] | None = None) -> "dict[str, xarray.DataTree]":
+def equal_draws(tree: "xarray.DataTree", groups: Iterable[str] | None = None) -> "dict[str, xarray.DataTree]":
     """Posteriors of a diagnosis with as many draws each, in one chain: what `az.plot_forest` and the like need.
 
     Given posteriors of unequal numbers of chains or draws, those functions pad with NaN and draw nothing, silently.
@@ -217,7 +217,7 @@ def comparable(tree: "xarray.DataTree", groups: Iterable[str] | None = None) -> 
     >>> tree = posterior_tree(latents=draws, x_replicated=None, prior={}, prior_predictive=None, x=np.zeros((2, 4)),
     ...                       log_p=np.zeros((50, 2)), log_q=np.zeros((50, 2)), observations=[7, 9])
     >>> tree = add_diagnosis(tree, hmc={"z": np.zeros((4, 20, 2, 3))})
-    >>> {name: dict(found["posterior"].sizes)["draw"] for name, found in comparable(tree).items()}
+    >>> {name: dict(found["posterior"].sizes)["draw"] for name, found in equal_draws(tree).items()}
     {'posterior': 50, 'posterior_hmc': 50}
     """
     import xarray

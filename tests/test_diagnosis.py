@@ -6,10 +6,10 @@ import torch
 from guides import GUIDES, SIGMA, data, guided, model
 from mc import assert_below_mc, assert_close_mc
 
-from pyro_vae.diagnosis.aggregate import aggregate
+from pyro_vae.diagnosis.aggregate import aggregate_posterior
 from pyro_vae.diagnosis.bounds import annealed_log_likelihood, bidirectional
 from pyro_vae.diagnosis.calibration import calibrate
-from pyro_vae.diagnosis.importance import importance
+from pyro_vae.diagnosis.importance import importance_weights
 from pyro_vae.diagnosis.replication import check_predictive
 from pyro_vae.diagnosis.simulation import prior_draws, simulate
 from pyro_vae.diagnosis.suboptimality import inference_gaps
@@ -36,7 +36,7 @@ def z_score(values, truth):
 def test_importance(guide):
     """k-hat is -inf for equal weights; sd times 0.7 has k = 1 - 0.49 in each dimension, and q = p is wide enough."""
     batch = data(40, W, B)
-    found = importance(guided(guide, W, B), batch, num_draws=2000)
+    found = importance_weights(guided(guide, W, B), batch, num_draws=2000)
     if guide == "exact":
         assert bool((found.khat == -torch.inf).all())
         assert (found.effective > 1999).all()
@@ -154,7 +154,7 @@ def test_gaps_with_correlated_columns():
 def test_aggregate(guide):
     """The exact guide's aggregate is the prior, up to the sampling of 2000 data; a collapsed one knows nothing of x."""
     torch.manual_seed(2)
-    found = aggregate(guided(guide, W, B), data(1500, W, B))
+    found = aggregate_posterior(guided(guide, W, B), data(1500, W, B))
     information, error = found.surgery.mutual_information
     precision = exact.posterior(B[None], W, B, SIGMA)[1]
     truth = float(0.5 * precision.diagonal().log().sum())  # I(x; z), exact columns

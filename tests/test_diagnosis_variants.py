@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.diagnosis.aggregate import aggregate, no_surgery
+from pyro_vae.diagnosis.aggregate import aggregate_posterior, no_surgery
 from pyro_vae.diagnosis.bounds import annealed_log_likelihood, bidirectional
 from pyro_vae.diagnosis.calibration import calibrate
-from pyro_vae.diagnosis.importance import importance
+from pyro_vae.diagnosis.importance import importance_weights
 from pyro_vae.diagnosis.reference import reference_posterior
 from pyro_vae.diagnosis.replication import check_predictive
 from pyro_vae.diagnosis.simulation import simulate
@@ -50,6 +50,9 @@ VARIANTS = {
     "refined": {"guide": {"kind": "refined", "steps": 2}},
 }
 
+QUICK = ("plain", "labels partly, guide", "layers, labels", "missing entries")
+ALL = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in VARIANTS]
+
 
 def built(name):
     torch.manual_seed(0)
@@ -73,10 +76,10 @@ def all_finite(*values):
     assert all(bool(torch.as_tensor(value).isfinite().all()) for value in values)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", ALL)
 def test_of_each_datum(name):
     vae, batch = built(name)
-    weights = importance(vae, batch, 60)
+    weights = importance_weights(vae, batch, 60)
     all_finite(weights.log_w, weights.smoothed, weights.effective)
     posterior = reference_posterior(vae, batch, num_draws=6, num_warmup=8)
     all_finite(*posterior.z.values(), posterior.hmc.log_density)
@@ -87,7 +90,7 @@ def test_of_each_datum(name):
     all_finite(gaps.approximation, gaps.amortisation, gaps.full_elbo, *gaps.standard_error.values())
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", ALL)
 def test_of_the_model(name):
     vae, batch = built(name)
     all_finite(annealed_log_likelihood(vae, batch, 8, 4).value)
@@ -97,14 +100,14 @@ def test_of_the_model(name):
     all_finite(*(check.tail.p for check in checks.values()))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", ALL)
 def test_of_all_data(name):
     vae, batch = built(name)
     found = calibrate(vae, batch, num_simulations=20)
     dims = vae.variant.layers
     assert {site: rank.shape for site, rank in found.latent_ranks.items()} == {s: (20, d) for s, d in dims.items()}
     all_finite(*found.pit().values(), found.coverage().share)
-    together = aggregate(vae, batch)
+    together = aggregate_posterior(vae, batch)
     all_finite(together.variance_of_means, together.discrepancy.mmd2)
     assert (together.surgery is None) == bool(no_surgery(vae))
     if together.surgery:
@@ -134,4 +137,8 @@ def test_what_does_not_apply_says_so(guide, prior, latent, works):
         else:
             with pytest.raises(pv.DeclarationError, match="variant"):
                 call()
-    assert aggregate(vae, batch).surgery is None if guide == "point" else aggregate(vae, batch).surgery is not None
+    assert (
+        aggregate_posterior(vae, batch).surgery is None
+        if guide == "point"
+        else aggregate_posterior(vae, batch).surgery is not None
+    )

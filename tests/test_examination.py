@@ -115,7 +115,7 @@ assert not any(name.startswith("pyro_vae") for name in sys.modules)
 
 def test_posteriors_side_by_side(diagnosed):
     """With equal chains and draws `plot_forest` draws all of them."""
-    models = inference_data.comparable(diagnosed[1].tree)
+    models = inference_data.equal_draws(diagnosed[1].tree)
     assert list(models) == ["posterior", "posterior_psir", "posterior_hmc"]
     sizes = {(m["posterior"].sizes["chain"], m["posterior"].sizes["draw"]) for m in models.values()}
     assert len(sizes) == 1

@@ -14,11 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from pyro_vae import inference_data, plots
-from pyro_vae.diagnosis.aggregate import aggregate
+from pyro_vae.diagnosis.aggregate import aggregate_posterior
 from pyro_vae.diagnosis.bounds import annealed_log_likelihood, bidirectional
 from pyro_vae.diagnosis.calibration import calibrate
 from pyro_vae.diagnosis.everything import Findings
-from pyro_vae.diagnosis.importance import importance
+from pyro_vae.diagnosis.importance import importance_weights
 from pyro_vae.diagnosis.joint import side_by_side
 from pyro_vae.diagnosis.reference import reference_posterior
 from pyro_vae.diagnosis.replication import check_predictive
@@ -53,14 +53,14 @@ def made(guide):
     W, b = model(latent_dim=DIM)
     vae, observed, held_out = guided(guide, W, b), data(OBSERVED, W, b), data(HELD_OUT, W, b, seed=6)
     found = Findings(
-        importance=importance(vae, held_out, 400),
-        observed_importance=importance(vae, observed, 400),
+        importance=importance_weights(vae, held_out, 400),
+        observed_importance=importance_weights(vae, observed, 400),
         reference=reference_posterior(vae, observed, 100, 50, 2),
         annealed=annealed_log_likelihood(vae, observed, 20, 8),
         sandwich=bidirectional(vae, simulate(vae, held_out, 6), 20, 8),
         gaps=dict.fromkeys(("test", "train"), inference_gaps(vae, observed, 10)),
         calibration=calibrate(vae, held_out, SIMULATED),
-        aggregate=aggregate(vae, held_out),
+        aggregate=aggregate_posterior(vae, held_out),
         checks=check_predictive(vae, held_out, quantities((6,), counts=False), 50, 200),
         sizes={"bidirectional": 20, "annealing": 20},
     )
@@ -273,9 +273,8 @@ def test_predictive(diagnosis):
             heights, edges, _ = steps.get_data()
             assert (heights * np.diff(edges)).sum() == pytest.approx(1)
         assert len({steps.get_linestyle() for steps in top.patches}) == 2
-        *bars, _, _ = bottom.patches
-        assert sum(bar.get_height() for bar in bars) == HELD_OUT
-        assert bottom.get_lines()[0].get_ydata()[0] == HELD_OUT / len(bars)
+        assert sum(bar.get_height() for bar in bottom.patches) == HELD_OUT
+        assert bottom.get_lines()[0].get_ydata()[0] == HELD_OUT / len(bottom.patches)
 
 
 def test_labels(diagnosis):
@@ -352,6 +351,7 @@ def test_any_number_of_dimensions(dim):
     figure = plots.aggregate_figure(*z, names, LONG, kl, kl, gone, p_value=0.005)
     assert len(figure.axes[0].patches) == dim
     assert sum(bar.get_hatch() is not None for bar in figure.axes[0].patches) == len(gone)
+    assert [len(line.get_xdata()) for line in labelled_lines(figure.axes[0], "collapsed")] == [len(gone)] * bool(gone)
     assert len(figure.axes[0].get_xticklabels()) == dim
     assert_readable(figure)
 
@@ -372,6 +372,16 @@ def test_a_guide_that_is_a_point():
     assert len(zero.get_xdata()) == 12
     assert_readable(figure)
     assert_readable(plots.moments_figure((hmc.mean(0), hmc.std(0)), (guide.mean(0), guide.std(0)), "data"))
+
+
+def test_bars_of_the_variance_where_there_is_no_kl():
+    variance = np.array([0.2, 0.9, 0.5])
+    figure = plots.aggregate_figure(*rng.normal(size=(2, 50, 3)), list("abc"), "data", None, variance)
+    left, right = figure.axes
+    assert [bar.get_height() for bar in left.patches] == [0.9, 0.5, 0.2]
+    assert left.get_ylabel() == "variance of E[z | x] over the data"
+    assert (right.get_xlabel(), right.get_ylabel()) == ("b", "c")
+    assert_readable(figure)
 
 
 def test_a_single_observation():

@@ -10,3 +10,24 @@
 
 The statistics behind them, of arrays alone, are in `diagnostics`. `pyro_vae.diagnose` asks all of them at once.
 """
+
+from pyro_vae.diagnosis.aggregate import aggregate_posterior
+from pyro_vae.diagnosis.bounds import annealed_log_likelihood, bidirectional
+from pyro_vae.diagnosis.calibration import calibrate
+from pyro_vae.diagnosis.importance import importance_weights
+from pyro_vae.diagnosis.reference import reference_posterior
+from pyro_vae.diagnosis.replication import check_predictive
+from pyro_vae.diagnosis.simulation import simulate
+from pyro_vae.diagnosis.suboptimality import inference_gaps
+
+__all__ = [
+    "aggregate_posterior",
+    "annealed_log_likelihood",
+    "bidirectional",
+    "calibrate",
+    "check_predictive",
+    "importance_weights",
+    "inference_gaps",
+    "reference_posterior",
+    "simulate",
+]

@@ -69,7 +69,7 @@ def no_surgery(vae: VAE) -> str:
 
 
 @torch.no_grad()
-def aggregate(vae: VAE, batch: Batch, progress: Callable[[int], object] = lambda n: None) -> Aggregate:
+def aggregate_posterior(vae: VAE, batch: Batch, progress: Callable[[int], object] = lambda n: None) -> Aggregate:
     """Compare the aggregate posterior of these data with the prior.
 
     Args:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from pyro_vae.classification import LabelScores, score_labels
 from pyro_vae.diagnosis import suboptimality
-from pyro_vae.diagnosis.aggregate import PARTICLES, Aggregate, aggregate
+from pyro_vae.diagnosis.aggregate import PARTICLES, Aggregate, aggregate_posterior
 from pyro_vae.diagnosis.bounds import Estimate, Sandwich, annealed_log_likelihood, bidirectional
 from pyro_vae.diagnosis.calibration import Calibration, calibrate
-from pyro_vae.diagnosis.importance import Importance, importance
+from pyro_vae.diagnosis.importance import Importance, importance_weights
 from pyro_vae.diagnosis.joint import check_continuous
 from pyro_vae.diagnosis.pace import Pace, TooLittle, fitting, measured
 from pyro_vae.diagnosis.reference import Reference, reference_posterior
@@ -195,8 +195,8 @@ def _importance(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str,
     size, few = m.held_out.size, m.observed.size
     num = fitting(seconds, lambda n: 1.2 * pace.density((n + few) * KHAT_DRAWS), min(50, size), min(1000, size))
     return num, {
-        "observed_importance": importance(m.vae, m.observed, KHAT_DRAWS),
-        "importance": importance(m.vae, _first(m.held_out, num), KHAT_DRAWS),
+        "observed_importance": importance_weights(m.vae, m.observed, KHAT_DRAWS),
+        "importance": importance_weights(m.vae, _first(m.held_out, num), KHAT_DRAWS),
     }
 
 
@@ -238,7 +238,7 @@ def _calibration(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str
 def _aggregate(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, Any]]:
     size, b = m.held_out.size, pace.forward[1]
     num = fitting(seconds, lambda n: b * n * PARTICLES * 2 + 0.25 * b * n * n, min(200, size), min(2000, size))
-    return num, {"aggregate": aggregate(m.vae, _first(m.held_out, num))}
+    return num, {"aggregate": aggregate_posterior(m.vae, _first(m.held_out, num))}
 
 
 def _checks(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, Any]]:

@@ -46,7 +46,7 @@ class Importance(NamedTuple):
 
 
 @torch.no_grad()
-def importance(
+def importance_weights(
     vae: VAE, batch: Batch, num_draws: int = 2000, progress: Callable[[int], object] = lambda n: None
 ) -> Importance:
     """Weigh S draws of the guide for every datum, in chunks over both.

@@ -13,6 +13,8 @@ from pyro_vae.plots.style import (
     GUIDE,
     PALE,
     POSTERIOR,
+    TEXT,
+    TITLE,
     WIDEST,
     bins,
     blank,
@@ -37,6 +39,8 @@ SHARES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 """Shares that are written at axes of log-odds."""
 MOST_POINTS = 2000
 """Draws of each kind that are drawn."""
+NAMES = 7
+"""Points of the names of latent dimensions."""
 EXTREME = 0.025
 """A predictive p-value below this, or as near to 1, is extreme."""
 MOST_COLUMNS = 5
@@ -143,58 +147,55 @@ def aggregate_figure(
         p_value: of the MMD test of q(z) against p(z).
     """
     dim = z.shape[1]
-    longest = max(inches(shortened(name), 7) for name in names)
-    upright = longest if dim * longest > 6 else 0
-    figure, palette = blank(WIDEST, 5 + upright), colours()
+    longest = max(inches(shortened(name), NAMES) for name in names)
+    figure = blank(WIDEST, 5 + (longest if dim * longest > 6 else 0))
     left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
     worth = variance_of_means if kl_per_dim is None else kl_per_dim
     order = np.argsort(-worth, kind="stable")
-    gone = np.isin(order, list(collapsed))
-    lost = [shortened(names[i], 12) for i in order[gone]]
-    some = ", ".join(lost[:6]) + (", …" if len(lost) > 6 else "")
-    kinds = ((~gone, palette[GUIDE], "", "tells of x"), (gone, "white", "////", f"collapsed ({len(lost)}): {some}"))
-    for which, colour, hatch, label in kinds:
-        if which.any():
-            edge = {"hatch": hatch or None, "edgecolor": "0.3" if hatch else colour, "linewidth": 0.5}
-            left.bar(np.flatnonzero(which), worth[order[which]], color=colour, label=label, **edge)
-    few_ticks(left, y=6)
-    left.set_xlim(-0.6, dim - 0.4)
+    _worth(left, worth[order], np.isin(order, list(collapsed)), [names[i] for i in order])
     unit = "variance of E[z | x] over the data" if kl_per_dim is None else "KL(q(z_d | x) || p(z_d)), nats per datum"
-    labelled(left, f"{dim} latent dimension{'s' * (dim > 1)}, sorted", "latent dimension", unit)
-    named_ticks(left, [names[i] for i in order], size=7)
-    i, j = int(order[0]), int(order[min(1, dim - 1)])
-    if i == j:
-        edges = bins(np.concatenate([z[:, i], prior[:, i]]), fine(z, prior))
-        for draws, line, colour, label in (
-            (prior, "--", "0.4", "prior p(z)"),
-            (z, "-", palette[GUIDE], "aggregate q(z)"),
-        ):
-            heights = np.histogram(draws[:, i], edges)[0] / len(draws) / np.diff(edges)
-            right.stairs(heights, edges, linestyle=line, color=colour, linewidth=1.8, label=label)
-    else:
-        style: dict[str, Any] = {"s": 12, "linewidths": 0.7, "alpha": 0.7}
-        right.scatter(
-            *prior[:MOST_POINTS, [i, j]].T,
-            marker="o",
-            facecolors="none",
-            edgecolors="0.6",
-            label="draws of the prior p(z)",
-            **style,
-        )
-        right.scatter(
-            *z[:MOST_POINTS, [i, j]].T, marker="+", color=palette[GUIDE], label="draws of the aggregate q(z)", **style
-        )
-    few_ticks(right, x=5, y=5)
+    left.set_ylabel(unit, fontsize=TEXT)
+    shown = order[:2]
+    _two_sets(right, z[:, shown], prior[:, shown], [shortened(names[i]) for i in shown])
     test = "" if p_value is None else f" (MMD\u00a0test: p\u00a0=\u00a0{p_value:.2g})"
-    labelled(
-        right,
-        f"q(z) and the prior{test}",
-        shortened(names[i]),
-        "probability density" if i == j else shortened(names[j]),
-    )
+    right.set_title(f"q(z) and the prior{test}", fontsize=TITLE)
     heading(figure, f"What the latents tell of x, and whether q(z) is the prior: {len(z)} data ({data})")
     legend(figure)
     return figure
+
+
+def _worth(ax: "Axes", worth: np.ndarray, gone: np.ndarray, names: Sequence[str]) -> None:
+    """A bar for each latent dimension; a cross on those that are collapsed, whose bars have next to no height."""
+    palette, at = colours(), np.arange(len(worth))
+    if not gone.all():
+        ax.bar(at[~gone], worth[~gone], color=palette[GUIDE], label="tells of x")
+    if gone.any():
+        lost = [shortened(names[i], 12) for i in at[gone]]
+        text = f"collapsed ({len(lost)}): {', '.join(lost[:6])}{', …' if len(lost) > 6 else ''}"
+        ax.bar(at[gone], worth[gone], color="white", hatch="////", edgecolor="0.3", linewidth=0.5)
+        ax.plot(at[gone], worth[gone], "x", color=palette[POSTERIOR], clip_on=False, label=text)
+    few_ticks(ax, y=6)
+    ax.set_xlim(-0.6, len(worth) - 0.4)
+    labelled(ax, f"{len(worth)} latent dimension{'s' * (len(worth) > 1)}, sorted", "latent dimension")
+    named_ticks(ax, names, NAMES)
+
+
+def _two_sets(ax: "Axes", z: np.ndarray, prior: np.ndarray, names: Sequence[str]) -> None:
+    """Draws of q(z) over those of the prior: points in two dimensions, densities in one."""
+    colour = colours()[GUIDE]
+    few_ticks(ax, x=5, y=5)
+    if len(names) == 2:
+        circles: dict[str, Any] = {"s": 12, "facecolors": "none", "edgecolors": "0.6", "linewidths": 0.7, "alpha": 0.7}
+        crosses: dict[str, Any] = {"s": 12, "marker": "+", "color": colour, "linewidths": 0.7, "alpha": 0.7}
+        ax.scatter(*prior[:MOST_POINTS].T, label="draws of the prior p(z)", **circles)
+        ax.scatter(*z[:MOST_POINTS].T, label="draws of the aggregate q(z)", **crosses)
+        labelled(ax, "", names[0], names[1])
+        return
+    edges = bins(np.concatenate([z, prior]), fine(z, prior))
+    for draws, line, shade, label in ((prior, "--", "0.4", "prior p(z)"), (z, "-", colour, "aggregate q(z)")):
+        heights = np.histogram(draws, edges)[0] / len(draws) / np.diff(edges)
+        ax.stairs(heights, edges, linestyle=line, color=shade, linewidth=1.8, label=label)
+    labelled(ax, "", names[0], "probability density")
 
 
 def predictive_figure(checks: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], data: str) -> "Figure":
@@ -247,13 +248,13 @@ def _tail(ax: "Axes", p: np.ndarray) -> None:
     ax.hist(p, list(np.linspace(0, 1, num + 1)), color="0.75", edgecolor="0.4", linewidth=0.6)
     text = "uniform; those of a right model lie nearer to 1/2"
     ax.axhline(len(p) / num, color=colours()[POSTERIOR], linestyle=":", linewidth=1.8, label=text)
-    text = f"extreme: below {EXTREME:g} or above {1 - EXTREME:g}; by chance {200 * EXTREME:g} %"
-    for ends in ((0, EXTREME), (1 - EXTREME, 1)):
-        ax.axvspan(*ends, facecolor="none", edgecolor="0.2", hatch="xxxx", linewidth=0, label=text)
+    text = f"beyond {EXTREME:g} and {1 - EXTREME:g}: extreme; {200 * EXTREME:g} % by chance"
+    for end in (EXTREME, 1 - EXTREME):
+        ax.axvline(end, color="0.2", linestyle="--", linewidth=1, label=text)
     share = 100 * np.mean((p < EXTREME) | (p > 1 - EXTREME))
-    few_ticks(ax, x=4, y=4)
+    few_ticks(ax, x=4, y=4, whole="y")
     ax.set_xlim(0, 1)
-    labelled(ax, f"extreme: {share:.0f} %", "P(T(x_rep) ≥ T(x)), z ~ q(z | x)", "data")
+    labelled(ax, f"extreme: {share:.0f} %", "p = P(T(x_rep) ≥ T(x))", "data")
 
 
 def labels_figure(sites: Mapping[str, Mapping[str, Any]], data: str) -> "Figure":

@@ -23,6 +23,7 @@ from pyro_vae.plots.style import (
     log_axis,
     named_ticks,
     pair,
+    ranked,
     shortened,
 )
 
@@ -95,8 +96,7 @@ def khat_figure(khat: np.ndarray, effective: np.ndarray, report: Numbers, data: 
     middle = float(np.median(worth))
     right.axhline(max(floor, middle), color="0.2", linestyle=":", label=f"median effective sample size: {middle:.3g} %")
     for ax in (left, right):
-        few_ticks(ax, x=6, whole=True)
-        ax.set_xlim(0.5 - 0.04 * len(khat), 0.5 + 1.04 * len(khat))
+        ranked(ax, len(khat))
     _khat_ticks(left, low, high, edge, khat)
     labelled(left, "Pareto k-hat of the importance weights", "data, in the order of k-hat", "k-hat")
     labelled(right, "effective sample size", "data, in the same order", f"% of {report['num_draws']} draws")
@@ -115,9 +115,8 @@ def _khat_ticks(ax: "Axes", low: float, high: float, edge: float, khat: np.ndarr
     """Numbers between the limits, and words for what lies beyond them because it is no number."""
     from matplotlib.ticker import MaxNLocator
 
-    ticks = {
-        float(y): f"{y:g}" for y in MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= y <= high
-    }
+    numbers = MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    ticks = {float(y): f"{y:g}".replace("-", "−") for y in numbers if low <= y <= high}
     for y, here, word in (
         (low - edge, khat == -np.inf, "-inf"),
         (high + edge, np.isnan(khat) | (khat == np.inf), "no number"),
@@ -192,11 +191,9 @@ def _excess(ax: "Axes", excess: np.ndarray, error: np.ndarray, observations: Seq
     style: dict[str, Any] = {"fmt": "o", "color": colours()[GUIDE], "markersize": 4, "elinewidth": 1, "capsize": 2}
     label = "one datum, ± 2 Monte Carlo standard errors"
     ax.errorbar(range(len(order)), excess[order], _bars(error[order]), label=label, **style)
+    ranked(ax, len(order), first=0)
     if len(order) <= MOST_NAMED:
         named_ticks(ax, [str(observations[i]) for i in order])
-    else:
-        few_ticks(ax, x=5, whole=True)
-    ax.set_xlim(-0.7, len(order) - 0.3)
     _no_closer(ax)
     text = "number of the datum, sorted" if len(order) <= MOST_NAMED else "data, sorted"
     labelled(ax, f"annealing minus importance sampling: {len(order)} {_data(order)}", text, "difference, nats")
@@ -212,8 +209,7 @@ def _sandwich(ax: "Axes", lower: np.ndarray, upper: np.ndarray, error: np.ndarra
     label = "upper side, a bound in expectation, ± 2 Monte Carlo standard errors"
     style: dict[str, Any] = {"fmt": "v", "color": palette[POSTERIOR], "markersize": 5, "elinewidth": 1, "capsize": 2}
     ax.errorbar(at, gap, _bars(error[order]), label=label, **style)
-    few_ticks(ax, x=5, whole=True)
-    ax.set_xlim(0.4 - 0.04 * len(gap), 0.6 + 1.04 * len(gap))
+    ranked(ax, len(gap))
     _no_closer(ax)
     spread = gap.std(ddof=1) / math.sqrt(len(gap)) if len(gap) > 1 else math.nan
     title = f"both sides of {len(gap)} simulated {_data(order)}: {pair(gap.mean(), spread)} nats apart"

@@ -133,17 +133,25 @@ def _slot(ax: "Axes") -> tuple[float, float]:
     return width * wide[spec.colspan.start] / wide.sum(), height * high[spec.rowspan.start] / high.sum()
 
 
-def few_ticks(ax: "Axes", x: int | None = None, y: int | None = None, whole: bool = False) -> None:
-    """At most so many ticks on an axis, at round numbers that are written out; whole ones only on x, if asked for."""
+def few_ticks(ax: "Axes", x: int | None = None, y: int | None = None, whole: str = "") -> None:
+    """At most so many ticks on an axis, at round numbers that are written out; at whole ones on the axis `whole`."""
     from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
     for axis, num in ((ax.xaxis, x), (ax.yaxis, y)):
         if num is not None:
-            axis.set_major_locator(MaxNLocator(num, integer=whole and axis is ax.xaxis, steps=[1, 2, 2.5, 5, 10]))
+            axis.set_major_locator(MaxNLocator(num, integer=axis.axis_name == whole, steps=[1, 2, 2.5, 5, 10]))
             formatter = ScalarFormatter(useOffset=False)
             formatter.set_powerlimits((-4, 7))
             axis.set_major_formatter(formatter)
             axis.get_offset_text().set_fontsize(SMALL)
+
+
+def ranked(ax: "Axes", num: int, first: int = 1) -> None:
+    """An x axis for the ranks of so many data."""
+    few_ticks(ax, x=6, whole="x")
+    if num == 1:
+        ax.set_xticks([first])
+    ax.set_xlim(first - 0.6 - 0.03 * num, first + num - 0.4 + 0.03 * num)
 
 
 def log_axis(ax: "Axes", which: Literal["x", "y"], low: float, high: float) -> None:
