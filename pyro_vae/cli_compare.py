@@ -31,7 +31,7 @@ def compare(
     from pyro_vae import comparable, plots
     from pyro_vae.card import TRUSTED
     from pyro_vae.comparison import compare as measure
-    from pyro_vae.comparison_plot import comparison_figure
+    from pyro_vae.plots import comparison_figure
     from pyro_vae.progress import counter
     from pyro_vae.records import PARTS
 

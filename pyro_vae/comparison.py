@@ -38,10 +38,10 @@ from torch import Tensor
 
 from pyro_vae import comparable, inference_data
 from pyro_vae.card import TRUSTED, density_words
-from pyro_vae.comparison_plot import rounded
 from pyro_vae.diagnostics.importance import mean_and_standard_error
 from pyro_vae.diagnostics.psis import khat_report
 from pyro_vae.evaluation import KHAT_DRAWS, MIN_KHAT_DRAWS, Scores
+from pyro_vae.plots import rounded
 from pyro_vae.runs import IMPORTANCE_SAMPLES, Run
 from pyro_vae.sites import Batch
 from pyro_vae.specs import DeclarationError

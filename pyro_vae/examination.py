@@ -120,13 +120,20 @@ def diagnose(
     with run.seeded():
         material = _material(run, split, chosen, test_quantities or {})
         found = examine(material, budget, progress)
-        tree, guide = _tree(run, material, found, chosen, num_draws, split)
-    made = _numbers(run, material, found, guide, chosen, split, budget)
-    statements = verdict(made["sections"], found.skipped)
-    made["verdict"] = {"overall": overall(statements), "statements": [s._asdict() for s in statements]}
+        tree, guide, psir = _tree(run, material, found, chosen, num_draws, split)
+    chains = _convergence(found)
+    sections = numbers(found, _moments(guide), chains) | _label_numbers(material, found)
+    statements = verdict(sections, found.skipped)
+    made = _facts(run, chosen, split, budget) | {
+        "sizes": found.sizes,
+        "seconds": found.seconds,
+        "skipped": found.skipped,
+        "sections": sections,
+        "verdict": {"overall": overall(statements), "statements": [s._asdict() for s in statements]},
+    }
     names = [f"{site}_{i}" for site, dim in run.experiment.variant.layers.items() for i in range(dim)]
-    title = f"{run.experiment.data.name}, {split}"
-    figures = diagnosis_figures.figures(found, made["sections"], side_by_side(guide.z).cpu(), names, chosen, title)
+    title, draws = f"{run.experiment.data.name}, {split}", side_by_side(guide.z).cpu()
+    figures = diagnosis_figures.figures(found, sections, draws, names, chosen, title, psir, chains)
     if save:
         inference_data.save(tree, run.directory / "posterior.nc")
         write_json(run.directory / "diagnostics.json", made)
@@ -175,18 +182,19 @@ def _some(size: int, most: int, seed: int) -> list[int]:
 
 def _tree(
     run: Run, material: Material, found: Findings, chosen: list[int], num_draws: int, split: str
-) -> tuple["xarray.DataTree", LatentDraws]:
-    """The draws as an ArviZ tree, and those of the guide as they are."""
+) -> tuple["xarray.DataTree", LatentDraws, Tensor | None]:
+    """The draws as an ArviZ tree; those of the guide, and those of the latents resampled by importance (R, B, D)."""
     batch, variant = material.observed, run.experiment.variant
     kept = max(1, REPLICATED // (batch.size * run.vae.numel))
     tree, draws = posterior_draws(
         run.vae, batch, getattr(run.data, split), chosen, num_draws, run.attributes(split), kept
     )
-    extra: dict[str, Any] = {}
+    extra, psir = dict[str, Any](), None
     if variant.normalized:
         log_w = (draws.log_p - draws.log_q).double().cpu()
         extra |= {"khat": pareto_khat(log_w), "effective": effective_sample_size(log_w)}
-        extra["resampled"] = _resampled(draws, log_w, min(num_draws, RESAMPLED), run.experiment.seed)
+        extra["resampled"] = again = _resampled(draws, log_w, min(num_draws, RESAMPLED), run.experiment.seed)
+        psir = side_by_side({name: again[name] for name in draws.z}).cpu()
     if found.reference is not None:
         hmc = found.reference.hmc
         extra["hmc"] = {name: z.movedim(0, 1) for name, z in found.reference.z.items()}
@@ -199,7 +207,7 @@ def _tree(
         }
     if found.calibration is not None:
         extra["calibration"] = found.calibration.pit()
-    return inference_data.add_diagnosis(tree, **extra), draws
+    return inference_data.add_diagnosis(tree, **extra), draws, psir
 
 
 def _resampled(draws: LatentDraws, log_w: Tensor, num: int, seed: int) -> dict[str, Tensor]:
@@ -209,23 +217,34 @@ def _resampled(draws: LatentDraws, log_w: Tensor, num: int, seed: int) -> dict[s
     return {name: values[chosen, data] for name, values in {**draws.z, **draws.y}.items()}
 
 
-def _numbers(
-    run: Run, material: Material, found: Findings, guide: LatentDraws, chosen: list[int], split: str, budget: float
-) -> dict[str, Any]:
-    """The contents of diagnostics.json, but for the verdict."""
+def _convergence(found: Findings) -> Convergence | None:
+    """What ArviZ says of the HMC draws."""
+    if found.reference is None:
+        return None
+    draws = side_by_side(found.reference.z).double().cpu().movedim(0, 1)
+    return Convergence(**{name: torch.as_tensor(v) for name, v in inference_data.convergence(draws).items()})
+
+
+def _moments(guide: LatentDraws) -> tuple[Tensor, Tensor]:
+    """Mean and sd of the guide's draws (B, D)."""
     z = side_by_side(guide.z).double().cpu()
-    chains = None
-    if found.reference is not None:
-        draws = side_by_side(found.reference.z).double().cpu().movedim(0, 1)
-        chains = Convergence(**{name: torch.as_tensor(v) for name, v in inference_data.convergence(draws).items()})
-    sections = numbers(found, (z.mean(0), z.std(0)), chains)
-    if found.labels is not None:
-        sites = {}
-        for site, known in material.labels.items():
-            p = found.labels.marginal(site)
-            if bool((known[: len(p)] >= 0).any()):
-                sites[site] = label_numbers(p, known[: len(p)])
-        sections["labels"] = sites
+    return z.mean(0), z.std(0)
+
+
+def _label_numbers(material: Material, found: Findings) -> dict[str, Any]:
+    """Reliability of p(y | x) of each label site that some data know."""
+    if found.labels is None:
+        return {}
+    sites = {}
+    for site, known in material.labels.items():
+        p = found.labels.marginal(site)
+        if bool((known[: len(p)] >= 0).any()):
+            sites[site] = label_numbers(p, known[: len(p)])
+    return {"labels": sites} if sites else {}
+
+
+def _facts(run: Run, chosen: list[int], split: str, budget: float) -> dict[str, Any]:
+    """What the numbers are of."""
     return {
         "variant": run.environment["name"],
         "data": run.data.name,
@@ -237,8 +256,4 @@ def _numbers(
         "budget": budget,
         "seed": run.experiment.seed,
         "versions": versions(),
-        "sizes": found.sizes,
-        "seconds": found.seconds,
-        "skipped": found.skipped,
-        "sections": sections,
     }

@@ -17,9 +17,9 @@ from test_cli import mistake
 import pyro_vae as pv
 from pyro_vae import comparable, comparison
 from pyro_vae.batches import build
-from pyro_vae.comparison_plot import comparison_figure
 from pyro_vae.data import load as load_data
 from pyro_vae.inference_data import elpd, stacking_weights
+from pyro_vae.plots import comparison_figure
 from pyro_vae.records import versions, write_json
 from pyro_vae.runs import Run
 from pyro_vae.specs import DeclarationError

@@ -20,7 +20,7 @@ LINES = """
     distributed checkpoints capture step batches planning interruption progress records training
     diagnostics
     latent classification evaluation diagnosis
-    inference_data plots diagnosis_figures comparison_plot report
+    inference_data plots diagnosis_figures report
     posterior runs launch card examination comparable comparison
     cli_io cli_options cli_latent cli_compare cli_diagnose cli __main__
 """
@@ -137,7 +137,7 @@ def test_who_may_import_what(name):
     used = packages(imports(TREES[name]))
     if name not in ("inference_data", "plots", "diagnostics.psis"):
         assert not any(package.startswith("arviz") for package in used)
-    if name.partition(".")[0] not in ("plots", "diagnosis_figures", "comparison_plot", "report"):
+    if name.partition(".")[0] not in ("plots", "diagnosis_figures", "report"):
         assert "matplotlib" not in used
     if name.partition(".")[0] != "data":
         assert not used & {"torchvision", "sklearn"}

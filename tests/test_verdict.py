@@ -101,7 +101,7 @@ def test_fitting():
     assert fitting(49, lambda n: n, 1, 1000) == 20
     assert fitting(999, lambda n: n, 1, 700) == 700
     assert fitting(7, lambda n: n, 6, 1000) == 6
-    with pytest.raises(TooLittle, match="needs about 50 s and had 7 s"):
+    with pytest.raises(TooLittle, match="needs about 50.0 s and had 7.0 s"):
         fitting(7, lambda n: n, 50, 1000)
 
 

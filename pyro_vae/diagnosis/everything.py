@@ -46,6 +46,8 @@ REPLICATES = 100
 """Replicates of each datum."""
 GENERATED = 1000
 """Data generated from the prior."""
+LEAST = 0.02
+"""Share of the budget that every section has, even where those before it took longer than they should."""
 LABEL_SAMPLES = 100
 """Importance samples behind p(x | y) of each datum and label."""
 
@@ -131,7 +133,7 @@ def examine(
     found.seconds["timing"] = time.perf_counter() - start
     for section in SECTIONS:
         began = time.perf_counter()
-        seconds = max(0.0, budget - (began - start)) * section.share / left
+        seconds = max(LEAST * budget, (budget - (began - start)) * section.share / left)
         left -= section.share
         why_not = section.why_not(material)
         if why_not is None:

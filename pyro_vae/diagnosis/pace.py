@@ -117,4 +117,4 @@ def fitting(seconds: float, cost: Callable[[int], float], least: int, most: int)
             return size
     if cost(least) <= seconds:
         return least
-    raise TooLittle(f"needs about {cost(least):.0f} s and had {seconds:.0f} s; raise the budget")
+    raise TooLittle(f"needs about {cost(least):.1f} s and had {seconds:.1f} s; raise the budget")

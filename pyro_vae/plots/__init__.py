@@ -5,6 +5,7 @@
     diagnosis     a diagnosis: k-hat, log p(x), what the guide loses
     posteriors    a diagnosis: the guide against draws of Hamiltonian Monte Carlo
     checks        a diagnosis: calibration, the aggregate posterior, predictive checks, labels
+    comparison    several models: differences to the best
     style         what they share, and `save`
 
 A function named `..._figure` returns a matplotlib `Figure` of its own; the others draw into `ax` and return that.
@@ -13,6 +14,7 @@ words, markers, hatches or kinds of line as well.
 """
 
 from pyro_vae.plots.checks import aggregate_figure, calibration_figure, labels_figure, predictive_figure
+from pyro_vae.plots.comparison import comparison_figure, rounded
 from pyro_vae.plots.curves import MOST_WRITTEN, confusion_figure, latent_scatter, training_curves
 from pyro_vae.plots.diagnosis import gaps_figure, khat_figure, log_likelihood_figure
 from pyro_vae.plots.pictures import GAP, MOST_NAMES, OVERSHOOT, as_grid, data_figure
@@ -28,6 +30,7 @@ __all__ = [
     "aggregate_figure",
     "as_grid",
     "calibration_figure",
+    "comparison_figure",
     "confusion_figure",
     "data_figure",
     "gaps_figure",
@@ -38,6 +41,7 @@ __all__ = [
     "moments_figure",
     "posterior_figure",
     "predictive_figure",
+    "rounded",
     "save",
     "training_curves",
 ]

@@ -4,11 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pyro_vae.plots.style import colours
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-STYLE = "petroff10"
-"""Colours that people of all kinds of colour vision tell apart (Petroff, 2021)."""
 
 
 def rounded(value: float | None, error: float | None) -> str:
@@ -35,10 +34,9 @@ def comparison_figure(rows: Sequence[Mapping[str, Any]], subject: str = "log p(x
         subject: what is compared.
         trusted: share of data with a good k-hat from which log p is more than a bound.
     """
-    from matplotlib import style
     from matplotlib.figure import Figure
 
-    colour = style.library[STYLE]["axes.prop_cycle"].by_key()["color"][0]
+    colour = colours()[0]
     longest = max(len(row["name"]) for row in rows)
     figure = Figure(figsize=(6 + 0.07 * longest, 1.4 + 0.4 * len(rows)), dpi=120, layout="constrained")
     ax = figure.add_subplot()
