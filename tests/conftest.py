@@ -3,6 +3,9 @@
 import os
 import shutil
 
+# Tests run side by side (pytest-xdist): two processes of two threads each would wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pyro
 import pytest
 import torch

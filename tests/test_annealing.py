@@ -45,7 +45,7 @@ def z_score(log_w, log_z):
     return (w.mean(0) - 1) / (w.std(0) / math.sqrt(len(w)))
 
 
-@pytest.mark.parametrize("num_temperatures", [20, 200])
+@pytest.mark.parametrize("num_temperatures", [20, 80])
 def test_weights_are_unbiased_both_ways(gaussians, num_temperatures):
     """The mean of w is Z_1 / Z_0 forwards, Z_0 / Z_1 backwards."""
     path = gaussians.path(num_temperatures=num_temperatures)
@@ -59,13 +59,13 @@ def test_weights_are_unbiased_both_ways(gaussians, num_temperatures):
 
 def test_more_temperatures_close_the_gap(gaussians):
     gaps = []
-    for num_temperatures in (10, 100, 1000):
+    for num_temperatures in (10, 60, 400):
         path = gaussians.path(num_temperatures=num_temperatures)
         below = anneal(gaussians.ends, gaussians.base.sample((100,)), path).log_w.mean(0)
         above = -anneal(gaussians.ends, gaussians.target.sample((100,)), path.reversed()).log_w.mean(0)
         gaps.append((above - below).mean().item())
     assert gaps[0] > gaps[1] > gaps[2]
-    assert gaps[2] < 0.2
+    assert gaps[2] < 0.3
 
 
 def test_draws_end_at_the_target(gaussians):

@@ -158,6 +158,7 @@ def test_the_command(copy, capsys, monkeypatch):
     assert out.rstrip().endswith("plots")
 
 
+@pytest.mark.slow
 def test_same_seed_same_numbers(tiny_run, monkeypatch):
     """Twice the same, and the caller's random state is left alone."""
     monkeypatch.setattr(everything, "measured", lambda *_: PACE)
@@ -170,6 +171,7 @@ def test_same_seed_same_numbers(tiny_run, monkeypatch):
     assert found[0]["calibration"] == found[1]["calibration"]
 
 
+@pytest.mark.slow
 def test_labels(conditional_run, monkeypatch):
     """A conditional model: p(y | x) is judged as well, and everything conditions on y."""
     monkeypatch.setattr(everything, "measured", lambda *_: PACE)

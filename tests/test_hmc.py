@@ -86,7 +86,7 @@ def test_chains_do_not_disturb_each_other():
 
     start = torch.rand(C, 4, 2)
     start[:, 3] = 2
-    found = run(log_density, start, torch.zeros(4, 2), torch.ones(4, 2))
+    found = run(log_density, start, torch.zeros(4, 2), torch.ones(4, 2), num_draws=300, num_warmup=200)
     truth = torch.tensor([1.0, 1e-6, 1.0])
     assert z_scores(found.z[:, :, :3].square().mean(-1), truth).abs().max() < 5
     assert (found.z[..., 2, 0] > 0).all()

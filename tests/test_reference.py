@@ -115,10 +115,10 @@ def test_agrees_with_nuts():
     batch = Batch(torch.randn(2, 4))
     found = reference_posterior(vae, batch, num_draws=1000).z["z"]
     torch.manual_seed(5)
-    mcmc = MCMC(NUTS(vae.model), num_samples=1000, warmup_steps=300, disable_progbar=True)
+    mcmc = MCMC(NUTS(vae.model), num_samples=500, warmup_steps=200, disable_progbar=True)
     mcmc.run(batch)
     other = mcmc.get_samples()["z"]
-    scale = math.sqrt(2 / 500)  # both have an effective sample size of more than 500
+    scale = math.sqrt(1 / 500 + 1 / 250)  # effective sample sizes are larger
     assert ((found.mean((0, 1)) - other.mean(0)) / other.std(0)).abs().max() < 5 * scale
 
 

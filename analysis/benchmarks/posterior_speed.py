@@ -103,16 +103,14 @@ def main() -> None:
                     "draws": draws,
                 }
             )
-            print(
-                f"round {i + 1}, {name}: {seconds:.2f} s, min bulk ESS {ess:.0f}, {ess / seconds:.0f}/s, R-hat {rhat:.3f}"
-            )
+            speed = f"{seconds:.2f} s, min bulk ESS {ess:.0f}, {ess / seconds:.0f}/s"
+            print(f"round {i + 1}, {name}: {speed}, R-hat {rhat:.3f}")
     sides, agrees = {name: summary(some) for name, some in rounds.items()}, agreement(rounds)
     ratio = sides["batched HMC"]["ess_per_second"] / sides["Pyro NUTS"]["ess_per_second"]
     print(f"{'':12} {'seconds':>8} {'min ESS':>8} {'ESS/s':>8} {'R-hat':>6}   medians of {args.rounds} rounds")
     for name, side in sides.items():
-        print(
-            f"{name:12} {side['seconds']:8.2f} {side['min_bulk_ess']:8.0f} {side['ess_per_second']:8.0f} {side['rhat_max']:6.3f}"
-        )
+        row = f"{side['seconds']:8.2f} {side['min_bulk_ess']:8.0f} {side['ess_per_second']:8.0f}"
+        print(f"{name:12} {row} {side['rhat_max']:6.3f}")
     print(f"ratio of ESS/s: {ratio:.1f}")
     print(", ".join(f"{name} {value:.3f}" for name, value in agrees.items()))
     settings = {key: value for key, value in vars(args).items()}

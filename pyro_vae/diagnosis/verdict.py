@@ -138,9 +138,12 @@ def _annealing(n: Numbers) -> list[tuple[Any, ...]]:
         f"annealing finds {_pair(excess)} nats more log p(x) than {draws} importance samples, on {n['num_data']} data."
     )
     short = {"value": -excess["value"], "standard_error": excess["standard_error"]}
+    more = f"more importance samples, {RICHER}"
     if _beyond(excess, NATS):
         level = "bad" if excess["value"] > MANY_NATS else "fair"
-        return [(level, f"{text} The importance-sampled log p(x) is too low.", "more importance samples, " + RICHER)]
+        return [(level, f"{text} The importance-sampled log p(x) is too low.", more)]
+    if excess["value"] > max(NATS, 2 * excess["standard_error"]):
+        return [("fair", f"{text} The importance-sampled log p(x) may be too low.", f"{more}, or more observations")]
     if _beyond(short, NATS):
         return [("unknown", f"{text} The chains are too short to tell.", "a larger budget")]
     return [("good", text)]
@@ -209,12 +212,9 @@ def _aggregate(n: Numbers) -> list[tuple[Any, ...]]:
     unused = None if gone is None else len(gone)
     text = f"{n['active_units']} of {dims} latent dimensions vary with x (Var E_q[z] > 0.01)"
     text += "" if unused is None else f", {unused} know nothing of it"
+    capped = "mutual_information" in n and n["mutual_information"]["value"] > n["log_num_data"] - 1
     if "mutual_information" in n:
-        cap = (
-            " (near the most that so many data can tell)"
-            if n["mutual_information"]["value"] > n["log_num_data"] - 1
-            else ""
-        )
+        cap = " (near the most that so many data can tell)" if capped else ""
         text += f"; z tells {_pair(n['mutual_information'], 2)} nats about which of {n['num_data']} data it is{cap}"
     if unused == dims or n["active_units"] == 0:
         advice = "a KL warm-up (objective.warmup_epochs), beta below 1, free bits, or a weaker decoder"
@@ -223,12 +223,14 @@ def _aggregate(n: Numbers) -> list[tuple[Any, ...]]:
         found.append(("fair", f"{text}.", "a smaller latent.dim would do, or a KL warm-up to use more of it"))
     else:
         found.append(("good", f"{text}."))
-    apart = n["mmd"]["p_value"]
-    distance = n.get("kl_to_prior")
+    apart, distance = n["mmd"]["p_value"], n.get("kl_to_prior")
     text = f"MMD test of q(z) against p(z): p = {apart:.3f} ± {n['mmd']['p_standard_error']:.3f}"
-    text += (
-        f"; KL(q(z) || p(z)) = {_pair(distance)} nats of the {n['num_data']} data's own aggregate." if distance else "."
-    )
+    if distance and capped:
+        text += f"; KL(q(z) || p(z)) is at most {_pair(distance)} nats: so few data cannot tell more."
+    elif distance:
+        text += f"; KL(q(z) || p(z)) = {_pair(distance)} nats, of the {n['num_data']} data's own aggregate."
+    else:
+        text += "."
     if apart < P_VALUE:
         advice = "a learned prior (prior=vamp, flow, mixture): samples start where the decoder was not trained"
         found.append(("fair", f"the aggregate posterior is not the prior: {text}", advice))
