@@ -162,7 +162,9 @@ def _material(run: Run, split: str, chosen: list[int], own: Mapping[str, Quantit
     some = _some(len(getattr(run.data, split)), HELD_OUT, run.experiment.seed)
     held_out = run.batch(split, some)
     attributes = getattr(run.data, split).attributes
-    labels = {name: attributes[name][some] for name in run.experiment.variant.labels if name in attributes}
+    # A label that is never observed is a class of the model's own: it has no name in the data.
+    sites = [name for name, label in run.experiment.variant.labels.items() if label.observed != "never"]
+    labels = {name: attributes[name][some] for name in sites if name in attributes}
     batches = {split: held_out.map(lambda tensor: tensor[:REFINED])}
     training = len(run.data.train)
     if split != "train" and training:

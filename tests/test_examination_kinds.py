@@ -30,16 +30,16 @@ KINDS = {
         MODEL | {"labels"},
     ),
     "missing pixels": ("digits", ["data.missing=0.3"], MODEL),
-    "a shown quadrant": ("cvae-quadrants", ["data={name: digits, binarize: threshold, shown: upper_left}"], MODEL),
+    "a shown quadrant": ("cvae-quadrants", ["latent.dim=3"], MODEL),
     "a point guide": (
         "digits",
         ["guide=point", "likelihood=normal", "data.binarize=none"],
         {"reference", "annealing", "bidirectional", "aggregate", "predictive"},
     ),
-    "grey pixels in a Bernoulli": ("digits", ["data.binarize=none"], {"aggregate", "predictive"}),
+    "grey pixels in a Bernoulli": ("digits", ["data.binarize=none", "likelihood.grey=true"], {"aggregate", "predictive"}),
     "categorical": ("digits", ["latent={kind: categorical, dim: 3, classes: 4}"], {"importance", "aggregate"}),
     "flow": ("digits", ["guide={kind: flow, widths: [16]}", "prior={kind: flow, widths: [16]}"], MODEL),
-    "counts": ("digits", ["likelihood=poisson", "data.counts=true"], MODEL),
+    "counts": ("counts", ["latent.dim=3"], MODEL),
 }
 
 

@@ -41,7 +41,10 @@ def normals():
     return torch.distributions.MultivariateNormal(mean, root @ root.mT + 1e-6 * torch.eye(D))
 
 
-@pytest.mark.parametrize("guide", ["exact", "too narrow", "too wide", "shifted"])
+SLOW = [pytest.param(guide, marks=pytest.mark.slow) for guide in ("exact", "too narrow", "shifted")]
+
+
+@pytest.mark.parametrize("guide", ["too wide", *SLOW])
 def test_normal_posteriors(normals, guide):
     """Whatever the guide that preconditions it; worst of 72 z-scores, 1e-4 false alarms."""
     sd = normals.variance.sqrt() * {"too narrow": 0.1, "too wide": 10.0}.get(guide, 1.0)

@@ -123,7 +123,10 @@ def _wait_for_epoch(out, epoch, process):
     raise AssertionError("the run did not come that far")
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+SOFTLY = [pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGTERM, signal.SIGINT)]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, *SOFTLY])
 def test_stopped_and_resumed_is_bit_identical(tmp_path, how):
     """20 epochs = 10 epochs + a signal + resume + 10 epochs, in the bits of weights, Adam and random state."""
     straight, cut = tmp_path / "straight", tmp_path / "cut"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from guides import GUIDES, data, guided, model
+from guides import data, guided, model
 
 from pyro_vae import inference_data
 from pyro_vae.diagnosis.everything import SECTIONS, Material, examine
@@ -29,13 +29,10 @@ def material(guide, held_out=400):
     return Material(guided(guide, W, B), data(8, W, B, seed=3), data(held_out, W, B, seed=4), refined, {}, kinds)
 
 
-@pytest.fixture(scope="module")
-def judged():
-    """Guide -> section -> statements."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    made = {}
-    for guide in GUIDES:
+class Judged(dict):
+    """Guide -> section -> statements, and the findings; made when they are asked for."""
+
+    def __missing__(self, guide):
         torch.manual_seed(0)
         m = material(guide)
         found = examine(m, BUDGET, pace=PACE)
@@ -47,9 +44,13 @@ def judged():
         by_section: dict[str, list[Statement]] = {}
         for statement in verdict(sections, found.skipped):
             by_section.setdefault(questions[statement.question], []).append(statement)
-        made[guide] = by_section, found
-    torch.set_default_dtype(before)
-    return made
+        self[guide] = by_section, found
+        return self[guide]
+
+
+@pytest.fixture(scope="module")
+def judged():
+    return Judged()
 
 
 def levels(judged, guide):
@@ -65,8 +66,8 @@ def test_the_exact_guide_is_good(judged):
 @pytest.mark.parametrize(
     ("guide", "bad", "words"),
     [
-        ("narrow", {"reference", "calibration"}, "too narrow"),
-        ("shifted", {"reference", "calibration"}, "shifted"),
+        pytest.param("narrow", {"reference", "calibration"}, "too narrow", marks=pytest.mark.slow),
+        pytest.param("shifted", {"reference", "calibration"}, "shifted", marks=pytest.mark.slow),
         ("collapsed", {"reference", "calibration", "aggregate", "gaps"}, "posterior collapse"),
     ],
 )
@@ -79,12 +80,11 @@ def test_wrong_guides_are_bad_and_named(judged, guide, bad, words):
     assert overall(statements).startswith("Not to be relied on")
 
 
-def test_what_the_model_does_is_not_the_guides_fault(judged):
+@pytest.mark.parametrize("guide", ["exact", "collapsed"])
+def test_what_the_model_does_is_not_the_guides_fault(judged, guide):
     """Annealing and HMC never look at the guide: they stay good."""
-    for guide in GUIDES:
-        found = levels(judged, guide)
-        assert found["bidirectional"] == ["good"]
-        assert judged[guide][1].reference.hmc.divergent.sum() == 0
+    assert levels(judged, guide)["bidirectional"] == ["good"]
+    assert judged[guide][1].reference.hmc.divergent.sum() == 0
 
 
 def test_a_small_budget_says_what_it_leaves_out():

@@ -20,7 +20,8 @@ from pyro_vae.vae import VAE, densities
 
 FEW, MANY = 4, 64
 """Particles of each datum in the two timings."""
-REPEATS = 3
+REPEATS, PATIENCE = 20, 0.3
+"""Calls behind a timing, fewer where they take more than so many seconds: the fastest tells what others disturb."""
 
 
 class TooLittle(Exception):
@@ -75,10 +76,10 @@ def measured(vae: VAE, batch: Batch) -> Pace:
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    """The least of some timings, after one that does not count."""
+    """The least of some timings, after a call that does not count."""
     call()
-    found = []
-    for _ in range(REPEATS):
+    found, first = list[float](), time.perf_counter()
+    while len(found) < REPEATS and time.perf_counter() - first < PATIENCE:
         start = time.perf_counter()
         call()
         found.append(time.perf_counter() - start)
