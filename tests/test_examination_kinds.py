@@ -36,7 +36,11 @@ KINDS = {
         ["guide=point", "likelihood=normal", "data.binarize=none"],
         {"reference", "annealing", "bidirectional", "aggregate", "predictive"},
     ),
-    "grey pixels in a Bernoulli": ("digits", ["data.binarize=none", "likelihood.grey=true"], {"aggregate", "predictive"}),
+    "grey pixels in a Bernoulli": (
+        "digits",
+        ["data.binarize=none", "likelihood.grey=true"],
+        {"aggregate", "predictive"},
+    ),
     "categorical": ("digits", ["latent={kind: categorical, dim: 3, classes: 4}"], {"importance", "aggregate"}),
     "flow": ("digits", ["guide={kind: flow, widths: [16]}", "prior={kind: flow, widths: [16]}"], MODEL),
     "counts": ("counts", ["latent.dim=3"], MODEL),

@@ -1,4 +1,4 @@
-"""Notebooks that run side by side (pytest-xdist) share the cores: more threads than cores would wait for one another."""
+"""Notebooks that run side by side (pytest-xdist) share the cores: with more threads they would wait for each other."""
 
 import os
 
