@@ -42,6 +42,8 @@ NEIGHBOURS = 5000
 """Training data, at random, among which the nearest is sought."""
 REPLICATED = 2**22
 """Numbers in the replicates that are kept, at most: 16 MB."""
+DRAWN = 2**25
+"""Latents that are drawn, at most: 128 MB in float32, a few times over."""
 RESAMPLED = 1000
 
 
@@ -116,7 +118,7 @@ def diagnose(
     run.check_split(split)
     size = len(getattr(run.data, split))
     chosen = list(range(min(OBSERVATIONS, size)) if observations is None else observations)
-    _check(chosen, num_draws, budget)
+    _check(chosen, num_draws, budget, sum(run.experiment.variant.layers.values()))
     with run.seeded():
         material = _material(run, split, chosen, test_quantities or {})
         found = examine(material, budget, progress)
@@ -143,7 +145,7 @@ def diagnose(
     return Diagnosis(made, statements, tree, figures, found, run.directory if save else None)
 
 
-def _check(observations: list[int], num_draws: int, budget: float) -> None:
+def _check(observations: list[int], num_draws: int, budget: float, dims: int) -> None:
     problems = []
     if not 1 <= len(observations) <= MOST_OBSERVATIONS:
         problems.append(f"observations: are {len(observations)}; must be 1 to {MOST_OBSERVATIONS} indices.")
@@ -151,6 +153,13 @@ def _check(observations: list[int], num_draws: int, budget: float) -> None:
         problems.append(f"observations={observations}: name one twice; name each once.")
     if not 100 <= num_draws <= 100_000:
         problems.append(f"draws={num_draws}: must be from 100 to 100,000.")
+    numbers = num_draws * len(observations) * dims
+    if not problems and numbers > DRAWN:
+        most = max(100, DRAWN // (len(observations) * dims))
+        problems.append(
+            f"draws={num_draws}, of {len(observations)} observations with {dims} latent dimensions: do not fit into "
+            f"memory; take at most {most} draws, or fewer observations."
+        )
     if not 1 <= budget < float("inf"):
         problems.append(f"budget={budget}: must be 1 second or more.")
     if problems:

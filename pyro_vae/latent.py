@@ -23,6 +23,10 @@ CHUNK = 2**23
 """Numbers in the largest tensor of a chunk: 32 MB in float32, a few of which are alive at a time."""
 
 
+DRAWS_AT_ONCE = 1000
+"""Draws of a datum that are made together, at least, where memory allows."""
+
+
 class LatentDraws(NamedTuple):
     """S joint draws of latents and missing labels for each of B data."""
 
@@ -103,18 +107,23 @@ def draw_latents(vae: VAE, batch: Batch, num_draws: int) -> LatentDraws:
         num_draws: S.
     """
     found = []
-    for part in chunks(batch, data_per_chunk(vae, num_draws)):
-        with unvalidated():
-            d = densities(vae, part, num_draws)
-            found.append(_latents(vae, d, _cells(vae, d, num_draws), (num_draws, part.size)))
+    for part in chunks(batch, data_per_chunk(vae, min(num_draws, DRAWS_AT_ONCE))):
+        drawn, done = list[LatentDraws](), 0
+        while done < num_draws:
+            k = min(particles_per_chunk(vae, part.size), num_draws - done)
+            with unvalidated():
+                d = densities(vae, part, k)
+                drawn.append(_latents(vae, d, _cells(vae, d, k), (k, part.size)))
+            done += k
+        found.append(_whole(drawn, 0))
     return _whole(found)
 
 
-def _whole(parts: Sequence[LatentDraws | Draws]) -> LatentDraws:
-    """Draws for several parts of a batch, one after the other."""
-    z = {name: torch.cat([part.z[name] for part in parts], 1) for name in parts[0].z}
-    y = {name: torch.cat([part.y[name] for part in parts], 1) for name in parts[0].y}
-    return LatentDraws(z, y, torch.cat([part.log_p for part in parts], 1), torch.cat([part.log_q for part in parts], 1))
+def _whole(parts: Sequence[LatentDraws | Draws], dim: int = 1) -> LatentDraws:
+    """Draws for several parts of a batch, one after the other; more draws for the same data where `dim` is 0."""
+    z = {name: torch.cat([part.z[name] for part in parts], dim) for name in parts[0].z}
+    y = {name: torch.cat([part.y[name] for part in parts], dim) for name in parts[0].y}
+    return LatentDraws(z, y, *(torch.cat([part[i] for part in parts], dim) for i in (2, 3)))  # type: ignore[misc]
 
 
 def _latents(vae: VAE, d: Densities, cell: Tensor | None, shape: tuple[int, int]) -> LatentDraws:
@@ -302,11 +311,26 @@ def _impute_chunk(vae: VAE, batch: Batch, num_draws: int, num_samples: int, from
 
 
 @torch.no_grad()
-def draw_prior(vae: VAE, num: int, given: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
-    """Draws of every latent (num, D) and of the data generated from them (num, *event)."""
-    with unvalidated():
-        trace: Any = poutine.trace(vae.model).get_trace(Batch(None, n=num, given=given))
-    return {name: trace.nodes[name]["value"] for name in vae.variant.layers}, trace.nodes["x"]["value"]
+def draw_prior(
+    vae: VAE, num: int, given: Tensor | None = None, num_data: int | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Draws of every latent (num, D), and the data generated from the first `num_data` of them, by default from all."""
+    latents, generated, done, wanted = (
+        list[dict[str, Tensor]](),
+        list[Tensor](),
+        0,
+        num if num_data is None else num_data,
+    )
+    while done < num:
+        k = min(particles_per_chunk(vae, 1), num - done)
+        some = None if given is None else given[done : done + k]
+        with unvalidated():
+            trace: Any = poutine.trace(vae.model).get_trace(Batch(None, n=k, given=some))
+        latents.append({name: trace.nodes[name]["value"] for name in vae.variant.layers})
+        if done < wanted:
+            generated.append(trace.nodes["x"]["value"][: wanted - done])
+        done += k
+    return {name: torch.cat([z[name] for z in latents]) for name in vae.variant.layers}, torch.cat(generated)
 
 
 def check_finite(values: list[Tensor]) -> None:

@@ -45,14 +45,14 @@ def posterior_draws(
     if num_draws > replicates:
         draws = _joined(draws, draw_latents(vae, batch, num_draws - replicates))
     given = None if batch.given is None else batch.given[:1].expand(num_draws, -1)
-    prior, generated = draw_prior(vae, num_draws, given)
+    prior, generated = draw_prior(vae, num_draws, given, replicates)
     x = cast(Tensor, batch.x)
     chosen = list(observations)
     tree = inference_data.posterior_tree(
         latents=draws.z,
         x_replicated=made.x,
         prior=prior,
-        prior_predictive=generated[:replicates],
+        prior_predictive=generated,
         x=x if batch.mask is None else torch.where(batch.mask, x, torch.nan),
         log_p=draws.log_p,
         log_q=draws.log_q,

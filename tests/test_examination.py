@@ -145,6 +145,12 @@ def test_bad_arguments(tiny_run, arguments, message):
         pv.diagnose(run, **{"observations": range(2), "num_draws": 100, "budget": 1.0, "save": False} | arguments)
 
 
+def test_more_draws_than_fit_are_refused(tiny_run, monkeypatch):
+    monkeypatch.setattr("pyro_vae.examination.DRAWN", 1000)
+    with pytest.raises(pv.DeclarationError, match=r"draws=200, of 4 observations with 2 .* take at most 125 draws"):
+        pv.diagnose(pv.load(tiny_run), range(4), 200, save=False)
+
+
 def test_the_command(copy, capsys, monkeypatch):
     monkeypatch.setattr(everything, "measured", lambda *_: PACE)
     few = ["diagnose", str(copy), "-n", "2", "--draws", "100", "--budget"]

@@ -40,20 +40,23 @@ def simulate(vae: VAE, like: Batch, num: int) -> Simulated:
     turn = torch.arange(num, device=device) % like.size
     given = like.map(lambda tensor: tensor[turn])
     parts = [_simulated(vae, part) for part in chunks(given, data_per_chunk(vae, 1))]
-    x = torch.cat([part["x"]["value"] for part in parts])
-    latents = {name: torch.cat([part[name]["value"] for part in parts]) for name in vae.variant.layers}
-    return Simulated(given._replace(x=x), latents)
+    x, *latents = (torch.cat([part[name] for part in parts]) for name in ("x", *vae.variant.layers))
+    return Simulated(given._replace(x=x), dict(zip(vae.variant.layers, latents, strict=True)))
 
 
-def _simulated(vae: VAE, given: Batch) -> Any:
+def _simulated(vae: VAE, given: Batch) -> dict[str, Tensor]:
+    """A draw of x and of every layer for each datum."""
     with unvalidated():
         trace: Any = poutine.trace(vae.model).get_trace(given._replace(x=None, mask=None, n=given.size))
-    return trace.nodes
+    return {name: trace.nodes[name]["value"] for name in ("x", *vae.variant.layers)}
 
 
 @torch.no_grad()
 def prior_draws(vae: VAE, batch: Batch, num: int) -> dict[str, Tensor]:
     """Latents drawn from p(z | y) for each datum: site -> (num, B, D)."""
-    repeated = batch.map(lambda tensor: tensor.repeat(num, *[1] * (tensor.dim() - 1)))
-    z = simulate(vae, repeated, num * batch.size).z
-    return {name: value.unflatten(0, (num, batch.size)) for name, value in z.items()}
+    found: list[dict[str, Tensor]] = []
+    for part in chunks(batch, data_per_chunk(vae, num)):
+        repeated = part.map(lambda tensor: tensor.repeat(num, *[1] * (tensor.dim() - 1)))
+        drawn = _simulated(vae, repeated)
+        found.append({name: drawn[name].unflatten(0, (num, part.size)) for name in vae.variant.layers})
+    return {name: torch.cat([z[name] for z in found], 1) for name in vae.variant.layers}
