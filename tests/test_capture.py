@@ -265,8 +265,9 @@ def test_simplified_recordings_do_the_same():
     def slope(z):
         with torch.enable_grad():
             z = z.detach().clone().requires_grad_()
-            noise = torch.randn_like(z)
-            value = network(z + noise).expand(4, 1) * network[0].weight.exp().sum() * torch.ones_like(z).sum()
+            noise = torch.randn_like(z) + torch.randn(3)  # that depends on no argument
+            wide = (z + noise).reshape(2, 6).reshape(4, 3).T.reshape(4, 3)
+            value = network(wide).expand(4, 1) * network[0].weight.exp().sum() * torch.ones_like(z).sum()
             return torch.autograd.grad(value.sum(), z)[0], noise
 
     recorded, simplified = record(slope, torch.zeros(4, 3)), simplify(record(slope, torch.zeros(4, 3)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from arviz_base import from_dict
 
-from pyro_vae.diagnostics.hmc import hmc, with_slope
+from pyro_vae.diagnostics.hmc import Noise, hmc, trajectory, with_slope
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -105,6 +105,15 @@ def test_a_funnel_diverges():
 
     found = run(log_density, mean=torch.zeros(8, 10), sd=torch.ones(8, 10), target=0.5)
     assert found.divergent.any()
+
+
+def test_steps_are_of_second_order():
+    """The energy moves by 1e-4 or less along steps of 0.01; a kick that is no half would move it by a hundredth."""
+    scored = with_slope(lambda z: -0.5 * z.square().sum(-1))
+    z = torch.randn(C, N, D)
+    found = trajectory(scored, z, torch.ones(N, D), *scored(z), torch.full((C, N), 0.01), 7, Noise(z, None))
+    assert found.acceptance.min() > 1 - 1e-3
+    assert (found.z - z).abs().max() > 0.01
 
 
 def test_same_seed_same_draws():
