@@ -9,7 +9,16 @@ from mc import assert_close_mc
 
 import pyro_vae as pv
 from pyro_vae import latent
-from pyro_vae.latent import chunks, data_per_chunk, draw_posterior, draw_prior, encode, particles_per_chunk, sample
+from pyro_vae.latent import (
+    chunks,
+    data_per_chunk,
+    draw_latents,
+    draw_posterior,
+    draw_prior,
+    encode,
+    particles_per_chunk,
+    sample,
+)
 from pyro_vae.objectives import ELBO
 from pyro_vae.sites import Batch, label_weights
 from pyro_vae.vae import densities
@@ -305,3 +314,18 @@ def test_codes_of_guides_without_moments_are_averaged_over_draws(tmp_path, words
     codes = run.encode(run.batch("test", range(5)))
     assert (codes.sd["z"] > 0).all()
     assert len(codes.mean["z"]) == 5
+
+
+def test_draws_come_in_chunks_of_draws_and_data(monkeypatch):
+    """However little fits at a time, every draw is there once, with its own densities."""
+    vae, batch = pv.VAE(pv.Variant(latent=pv.Latent(dim=2)), (4,)).eval(), Batch(torch.randn(5, 4))
+    monkeypatch.setattr("pyro_vae.latent.CHUNK", 3 * vae.widest)
+    draws = draw_latents(vae, batch, 7)
+    assert draws.z["z"].shape == (7, 5, 2)
+    assert len(draws.z["z"].flatten().unique()) == 70
+    d = densities(vae, batch, 7, draws.z)
+    torch.testing.assert_close(draws.log_p, sum(site.log_prob for site in d.p.values()))
+    torch.testing.assert_close(draws.log_q, d.q["z"].log_prob)
+    z, x = draw_prior(vae, 8, num_data=4)
+    assert z["z"].shape == (8, 2)
+    assert x.shape == (4, 4)
