@@ -135,8 +135,7 @@ def _score_chunk(vae: VAE, batch: Batch, num_samples: int, first: int) -> Scores
             d = densities(vae, batch, k)
             reconstruction, rest, kl_per_dim = split(vae, d, closed_form=True)
             t = terms(reconstruction, rest, kl_per_dim, d, batch, vae.variant.rule)
-        log_w = d.log_w.logsumexp(0) if d.labels else d.log_w
-        log_w = log_w.expand(k, batch.size).double().cpu()
+        log_w = d.summed_log_w.expand(k, batch.size).double().cpu()
         wrong = (log_w.isnan() | (log_w == math.inf)).any(0)
         if bool(wrong.any()):
             at = first + int(wrong.nonzero()[0])
@@ -206,11 +205,11 @@ def evaluate(
         "num_data": num_data,
         "density": variant.density,
         "conditional_on": list(data.conditional_on),
-        "elbo": _with_error(scores.elbo) if normalized else None,
-        "log_likelihood": _with_error(scores.log_likelihood) if normalized else None,
-        "reconstruction": _with_error(scores.reconstruction),
-        "kl": _with_error(scores.kl) if variant.guide.density else None,
-        "kl_per_layer": {name: _with_error(kl) for name, kl in scores.kl_per_layer.items()}
+        "elbo": with_error(scores.elbo) if normalized else None,
+        "log_likelihood": with_error(scores.log_likelihood) if normalized else None,
+        "reconstruction": with_error(scores.reconstruction),
+        "kl": with_error(scores.kl) if variant.guide.density else None,
+        "kl_per_layer": {name: with_error(kl) for name, kl in scores.kl_per_layer.items()}
         if variant.guide.density
         else None,
         "num_importance_samples": num_samples if normalized else None,
@@ -266,6 +265,7 @@ def bits_per_dim(nll: float, data: Data) -> float:
     return nll / (modelled * math.log(2)) + shift
 
 
-def _with_error(values: Tensor) -> dict[str, float]:
+def with_error(values: Tensor) -> dict[str, float]:
+    """Mean over data (N,) and its standard error, by name."""
     value, error = mean_and_standard_error(values)
     return {"value": value, "standard_error": error}

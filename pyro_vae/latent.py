@@ -94,7 +94,7 @@ def draw_posterior(vae: VAE, batch: Batch, num_draws: int) -> Draws:
     """
     parts = [_draw(vae, part, num_draws)[0] for part in chunks(batch, data_per_chunk(vae, num_draws))]
     x_mean, x = (torch.cat([getattr(part, name) for part in parts], 1) for name in ("x_mean", "x"))
-    return Draws(*_whole(parts), x_mean, x)
+    return Draws(*joined(parts), x_mean, x)
 
 
 @torch.no_grad()
@@ -113,42 +113,43 @@ def draw_latents(vae: VAE, batch: Batch, num_draws: int) -> LatentDraws:
             k = min(particles_per_chunk(vae, part.size), num_draws - done)
             with unvalidated():
                 d = densities(vae, part, k)
-                drawn.append(_latents(vae, d, _cells(vae, d, k), (k, part.size)))
+                drawn.append(_latents(vae, d, k, part.size)[0])
             done += k
-        found.append(_whole(drawn, 0))
-    return _whole(found)
+        found.append(joined(drawn, 0))
+    return joined(found)
 
 
-def _whole(parts: Sequence[LatentDraws | Draws], dim: int = 1) -> LatentDraws:
+def joined(parts: Sequence[LatentDraws | Draws], dim: int = 1) -> LatentDraws:
     """Draws for several parts of a batch, one after the other; more draws for the same data where `dim` is 0."""
     z = {name: torch.cat([part.z[name] for part in parts], dim) for name in parts[0].z}
     y = {name: torch.cat([part.y[name] for part in parts], dim) for name in parts[0].y}
     return LatentDraws(z, y, *(torch.cat([part[i] for part in parts], dim) for i in (2, 3)))  # type: ignore[misc]
 
 
-def _latents(vae: VAE, d: Densities, cell: Tensor | None, shape: tuple[int, int]) -> LatentDraws:
-    """The draws (S, B) of latents and labels, each with the cell of labels that was drawn for it."""
-    log_y = _label_log_prob(d, vae)
+def _latents(vae: VAE, d: Densities, num_draws: int, num_data: int) -> tuple[LatentDraws, Tensor | None]:
+    """The draws (S, B) of latents and labels, and the cell of labels that was drawn for each; None if none can miss."""
+    log_y, shape = _label_log_prob(d, vae), (num_draws, num_data)
+    cell = None if log_y is None else _draw_cells(log_y, num_draws)
     log_q = total(d.q[name].log_prob for name in vae.variant.layers)
     log_p = total(site.log_prob for site in d.p.values())
-    return LatentDraws(
+    draws = LatentDraws(
         {name: _pick(d.q[name].value, cell, 1) for name in vae.variant.layers},
         {name: _pick(values.expand(-1, *shape), cell) for name, values in label_cells(vae).items()},
         _pick(log_p, cell).expand(shape),
         _pick(log_q if log_y is None else log_q + log_y, cell).expand(shape),
     )
+    return draws, cell
 
 
 def _draw(vae: VAE, batch: Batch, num_draws: int) -> tuple[Draws, Tensor]:
     """Draws for a few data, and the variance of x given each of them (S, B, *event)."""
     with unvalidated():
         d = densities(vae, batch, num_draws)
-        cell = _cells(vae, d, num_draws)
+        latents, cell = _latents(vae, d, num_draws, batch.size)
         p_x: Any = d.p["x"].fn
         x_mean, x = p_x.mean, p_x.sample()
         x_variance = _variance(p_x, x)
     event = len(vae.shape.x)
-    latents = _latents(vae, d, cell, (num_draws, batch.size))
     return Draws(*latents, _pick(x_mean, cell, event), _pick(x, cell, event)), _pick(x_variance, cell, event)
 
 
@@ -169,11 +170,8 @@ def _label_log_prob(d: Densities, vae: VAE) -> Tensor | None:
     return d.log_w.logsumexp(1, keepdim=True).log_softmax(0)
 
 
-def _cells(vae: VAE, d: Densities, num_draws: int) -> Tensor | None:
-    """A cell of the label grid for each draw and datum (S, B); None if no label can miss."""
-    log_y = _label_log_prob(d, vae)
-    if log_y is None:
-        return None
+def _draw_cells(log_y: Tensor, num_draws: int) -> Tensor:
+    """A cell of the label grid for each draw and datum (S, B)."""
     pi = log_y.exp()
     probs = pi.expand(-1, num_draws, pi.shape[-1]).movedim(0, -1)
     return torch.distributions.Categorical(probs=probs, validate_args=False).sample()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_vae import inference_data
 from pyro_vae.data import Split
-from pyro_vae.latent import LatentDraws, draw_latents, draw_posterior, draw_prior
+from pyro_vae.latent import LatentDraws, draw_latents, draw_posterior, draw_prior, joined
 from pyro_vae.sites import Batch
 from pyro_vae.vae import VAE
 
@@ -43,7 +43,7 @@ def posterior_draws(
     made = draw_posterior(vae, batch, replicates)
     draws = LatentDraws(*made[:4])
     if num_draws > replicates:
-        draws = _joined(draws, draw_latents(vae, batch, num_draws - replicates))
+        draws = joined([draws, draw_latents(vae, batch, num_draws - replicates)], 0)
     given = None if batch.given is None else batch.given[:1].expand(num_draws, -1)
     prior, generated = draw_prior(vae, num_draws, given, replicates)
     x = cast(Tensor, batch.x)
@@ -62,9 +62,3 @@ def posterior_draws(
         attributes=attributes,
     )
     return tree, draws
-
-
-def _joined(a: LatentDraws, b: LatentDraws) -> LatentDraws:
-    """More draws of the same data."""
-    z, y = ({name: torch.cat([one[name], other[name]]) for name in one} for one, other in ((a.z, b.z), (a.y, b.y)))
-    return LatentDraws(z, y, torch.cat([a.log_p, b.log_p]), torch.cat([a.log_q, b.log_q]))

@@ -69,6 +69,16 @@ class Densities(NamedTuple):
         log_q = [site.log_prob for name, site in self.q.items() if name not in self.labels]
         return total(site.log_prob for site in self.p.values()) - total(log_q)
 
+    @property
+    def summed_log_w(self) -> Tensor:
+        """`log_w` with missing labels summed out, broadcasts to (K, B): exact whatever the rule, so p(x) = E[exp]."""
+        return self.log_w.logsumexp(0) if self.labels else self.log_w
+
+    def log_model(self, leave_out: str = "") -> Tensor:
+        """log p of every site of the model but one, missing labels summed out, broadcasts to (K, B), nats."""
+        log_p = total(site.log_prob for name, site in self.p.items() if name != leave_out)
+        return log_p.logsumexp(0) if self.labels else log_p
+
 
 def total(terms: Iterable[Tensor]) -> Tensor:
     """Sum of tensors that broadcast; there is always at least one site."""

@@ -14,16 +14,10 @@ from pathlib import Path
 
 import torch
 from common import provenance, write
-from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae.diagnostics.importance import mean_and_standard_error
+from pyro_vae.evaluation import with_error
 from pyro_vae.records import versions
-
-
-def figure(values: Tensor) -> dict[str, float]:
-    value, error = mean_and_standard_error(values)
-    return {"value": value, "standard_error": error}
 
 
 def main() -> None:
@@ -51,14 +45,14 @@ def main() -> None:
     simulated = pv.simulate(run.vae, batch, args.data)
     lower, upper = timed("bidirectional", lambda: pv.bidirectional(run.vae, simulated, *annealing))
     found = {
-        "elbo": figure(weights.elbo),
-        f"iwae_{args.samples}": figure(weights.log_likelihood),
-        "annealed": figure(annealed.value),
-        "annealed_minus_iwae": figure(annealed.value - weights.log_likelihood),
+        "elbo": with_error(weights.elbo),
+        f"iwae_{args.samples}": with_error(weights.log_likelihood),
+        "annealed": with_error(annealed.value),
+        "annealed_minus_iwae": with_error(annealed.value - weights.log_likelihood),
         "acceptance": float(annealed.acceptance.mean()),
-        "simulated_lower": figure(lower.value),
-        "simulated_upper": figure(upper.value),
-        "simulated_gap": figure(upper.value - lower.value),
+        "simulated_lower": with_error(lower.value),
+        "simulated_upper": with_error(upper.value),
+        "simulated_gap": with_error(upper.value - lower.value),
     }
     for name, value in found.items():
         print(name, value if isinstance(value, float) else f"{value['value']:.3f} ± {value['standard_error']:.3f}")

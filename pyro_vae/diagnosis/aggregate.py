@@ -143,6 +143,5 @@ def _log_prior(vae: VAE, batch: Batch, z: Tensor) -> Tensor:
     for some in z.split(data_per_chunk(vae, 1)):
         with unvalidated():
             d = densities(vae, first, len(some), layered(vae, some[:, None]))
-        log_p = total(site.log_prob for name, site in d.p.items() if name != "x")
-        found.append((log_p.logsumexp(0) if d.labels else log_p).expand(len(some), 1)[:, 0])
+        found.append(d.log_model("x").expand(len(some), 1)[:, 0])
     return torch.cat(found)

@@ -16,7 +16,7 @@ from pyro_vae.diagnosis.joint import layered, side_by_side
 from pyro_vae.diagnosis.simulation import simulate
 from pyro_vae.diagnostics.calibration import Coverage, coverage, pit, ranks, tarp, uniformity
 from pyro_vae.latent import chunks, data_per_chunk, draw_latents
-from pyro_vae.sites import Batch, total
+from pyro_vae.sites import Batch
 from pyro_vae.vae import VAE, densities, guide_sites
 
 RIDGE = 1e-2
@@ -103,9 +103,7 @@ def _draws(vae: VAE, batch: Batch, num_draws: int) -> Tensor:
 def _log_joint(vae: VAE, batch: Batch, z: Tensor) -> Tensor:
     """log p(x, z | y) (K, B), nats, missing labels summed out."""
     with unvalidated():
-        d = densities(vae, batch, len(z), layered(vae, z))
-    log_p = total(site.log_prob for site in d.p.values())
-    return (log_p.logsumexp(0) if d.labels else log_p).expand(z.shape[:-1])
+        return densities(vae, batch, len(z), layered(vae, z)).log_model().expand(z.shape[:-1])
 
 
 def _seen(vae: VAE, batch: Batch) -> Tensor:

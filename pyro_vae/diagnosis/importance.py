@@ -64,8 +64,7 @@ def importance_weights(
             k = min(particles_per_chunk(vae, part.size), num_draws - done)
             with unvalidated():
                 d = densities(vae, part, k)
-            log_w = d.log_w.logsumexp(0) if d.labels else d.log_w
-            found.append(log_w.expand(k, part.size).double().cpu())
+            found.append(d.summed_log_w.expand(k, part.size).double().cpu())
             done += k
         columns.append(torch.cat(found))
         progress(part.size)

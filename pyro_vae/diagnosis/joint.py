@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_vae.capture import record, simplify
 from pyro_vae.diagnostics.annealing import Ends, Scores
 from pyro_vae.diagnostics.hmc import Scored
-from pyro_vae.sites import Batch, Densities, total
+from pyro_vae.sites import Batch
 from pyro_vae.specs import DeclarationError
 from pyro_vae.vae import VAE, densities
 
@@ -59,7 +59,7 @@ def log_joint(vae: VAE, batch: Batch, num: int) -> Scored:
     def scored(z: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            log_p = _summed(densities(vae, batch, num, layered(vae, z)), z)
+            log_p = densities(vae, batch, num, layered(vae, z)).log_model().expand(z.shape[:-1])
             (slope,) = torch.autograd.grad(log_p.sum(), z)
         return log_p.detach(), slope
 
@@ -82,18 +82,12 @@ def prior_and_joint(vae: VAE, batch: Batch, num: int) -> Ends:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             d = densities(vae, batch, num, layered(vae, z))
-            prior, joint = _summed(d, z, leave_out="x"), _summed(d, z)
+            prior, joint = (d.log_model(leave_out).expand(z.shape[:-1]) for leave_out in ("x", ""))
             (prior_slope,) = torch.autograd.grad(prior.sum(), z, retain_graph=True)
             (joint_slope,) = torch.autograd.grad(joint.sum(), z)
         return Scores(prior.detach(), prior_slope, joint.detach(), joint_slope)
 
     return cast(Ends, _recorded(ends, _example(vae, batch, num)))
-
-
-def _summed(d: Densities, z: Tensor, leave_out: str = "") -> Tensor:
-    """Sum of the model's log densities (K, B), missing labels summed out."""
-    log_p = total(site.log_prob for name, site in d.p.items() if name != leave_out)
-    return (log_p.logsumexp(0) if d.labels else log_p).expand(z.shape[:-1])
 
 
 def _example(vae: VAE, batch: Batch, num: int) -> Tensor:

@@ -14,14 +14,13 @@ from pyro_vae.diagnosis.importance import Importance
 from pyro_vae.diagnosis.joint import side_by_side
 from pyro_vae.diagnosis.replication import Check
 from pyro_vae.diagnosis.suboptimality import Gaps
-from pyro_vae.diagnostics.importance import mean_and_standard_error
+from pyro_vae.diagnostics.predictive import EXTREME
 from pyro_vae.diagnostics.psis import khat_report
 from pyro_vae.diagnostics.reliability import reliability
+from pyro_vae.evaluation import ACTIVE, with_error
 
 IWAE = (10, 100)
 """Particles of the IWAE bounds that are reported beside the ELBO and the bound of all draws."""
-EXTREME = 0.025
-"""A predictive p-value below this, or as near to 1, is extreme: 5 % of the data have one if the model is right."""
 
 
 class Convergence(NamedTuple):
@@ -31,12 +30,6 @@ class Convergence(NamedTuple):
     ess_bulk: Tensor
     ess_tail: Tensor
     mcse_mean: Tensor
-
-
-def figure(values: Tensor) -> dict[str, float]:
-    """Mean over data and its standard error."""
-    value, error = mean_and_standard_error(values)
-    return {"value": value, "standard_error": error}
 
 
 def numbers(found: Findings, guide: tuple[Tensor, Tensor], convergence: Convergence | None) -> dict[str, Any]:
@@ -57,9 +50,9 @@ def numbers(found: Findings, guide: tuple[Tensor, Tensor], convergence: Converge
     if found.sandwich is not None:
         lower, upper = found.sandwich
         made["bidirectional"] = {
-            "lower": figure(lower.value) | {"is": "lower bound in expectation"},
-            "upper": figure(upper.value) | {"is": "upper bound in expectation, data simulated from the model"},
-            "gap": figure(upper.value - lower.value),
+            "lower": with_error(lower.value) | {"is": "lower bound in expectation"},
+            "upper": with_error(upper.value) | {"is": "upper bound in expectation, data simulated from the model"},
+            "gap": with_error(upper.value - lower.value),
             "num_data": len(lower.value),
             "num_temperatures": found.sizes["bidirectional"],
         }
@@ -91,8 +84,8 @@ def _importance(found: Importance) -> dict[str, Any]:
             "median": float(effective.median()),
             "least": float(effective.min()),
         },
-        "log_likelihood": [{"name": name, **figure(v), "is": "lower bound in expectation"} for name, v in bounds]
-        + [{"name": "Pareto-smoothed", **figure(found.smoothed), "is": "estimate, no bound"}],
+        "log_likelihood": [{"name": name, **with_error(v), "is": "lower bound in expectation"} for name, v in bounds]
+        + [{"name": "Pareto-smoothed", **with_error(found.smoothed), "is": "estimate, no bound"}],
         "monte_carlo_error": float(found.standard_error.square().sum().sqrt()) / found.log_w.shape[1],
     }
 
@@ -129,7 +122,7 @@ def _reference(found: Findings, guide: tuple[Tensor, Tensor], convergence: Conve
 def _annealing(found: Findings) -> dict[str, Any]:
     """AIS on the observed data, and against importance sampling with the guide, datum by datum."""
     assert found.annealed is not None
-    made = figure(found.annealed.value) | {
+    made = with_error(found.annealed.value) | {
         "is": "lower bound in expectation",
         "monte_carlo_error": float(found.annealed.standard_error.norm()) / len(found.annealed.value),
         "num_data": len(found.annealed.value),
@@ -137,7 +130,7 @@ def _annealing(found: Findings) -> dict[str, Any]:
         "acceptance": float(found.annealed.acceptance.mean()),
     }
     if found.observed_importance is not None:
-        made["minus_importance_sampled"] = figure(found.annealed.value - found.observed_importance.log_likelihood)
+        made["minus_importance_sampled"] = with_error(found.annealed.value - found.observed_importance.log_likelihood)
         made["importance_draws"] = KHAT_DRAWS
     return made
 
@@ -146,18 +139,18 @@ def _gaps(gaps: Gaps) -> dict[str, Any]:
     """Means over data; where the data are few, Monte Carlo error counts as well: it is in the spread over data."""
     made = {
         "num_data": len(gaps.elbo),
-        "total": figure(gaps.log_likelihood - gaps.elbo),
-        "approximation": figure(gaps.approximation),
-        "amortisation": figure(gaps.amortisation),
+        "total": with_error(gaps.log_likelihood - gaps.elbo),
+        "approximation": with_error(gaps.approximation),
+        "amortisation": with_error(gaps.amortisation),
     }
     if gaps.full_elbo is not None:
-        made["approximation_of_full_normal"] = figure(gaps.log_likelihood - gaps.full_elbo)
+        made["approximation_of_full_normal"] = with_error(gaps.log_likelihood - gaps.full_elbo)
     return made
 
 
 def _generalisation(held_out: Gaps, train: Gaps) -> dict[str, float]:
     """By how much the encoder does worse on data that it was not trained on: difference of the amortisation gaps."""
-    there, here = figure(held_out.amortisation), figure(train.amortisation)
+    there, here = with_error(held_out.amortisation), with_error(train.amortisation)
     error = (there["standard_error"] ** 2 + here["standard_error"] ** 2) ** 0.5
     return {"value": there["value"] - here["value"], "standard_error": error}
 
@@ -192,7 +185,7 @@ def _aggregate(found: Aggregate) -> dict[str, Any]:
     made: dict[str, Any] = {
         "num_data": len(found.z),
         "mmd": found.discrepancy._asdict(),
-        "active_units": int((found.variance_of_means > 0.01).sum()),
+        "active_units": int((found.variance_of_means > ACTIVE).sum()),
         "variance_of_means": found.variance_of_means.tolist(),
         "kl_per_dim": None if found.kl_per_dim is None else found.kl_per_dim.tolist(),
         "collapsed": None if found.collapsed is None else found.collapsed.nonzero().flatten().tolist(),
@@ -213,8 +206,8 @@ def _check(check: Check) -> dict[str, Any]:
     extreme = ((check.tail.p < EXTREME) | (check.tail.p > 1 - EXTREME)).double()
     return {
         "posterior": {
-            "mean_p": figure(check.tail.p),
-            "extreme_fraction": figure(extreme) | {"expected": 2 * EXTREME},
+            "mean_p": with_error(check.tail.p),
+            "extreme_fraction": with_error(extreme) | {"expected": 2 * EXTREME},
             "p_standard_error": float(check.tail.standard_error.mean()),
             "num_data": len(check.tail.p),
             "num_replicates": len(check.posterior),

@@ -189,8 +189,8 @@ def _weights(vae: VAE, batch: Batch, offsets: Offsets | None) -> tuple[Tensor, T
         k = min(particles_per_chunk(vae, batch.size), EVALUATION_DRAWS - done)
         with unvalidated():
             d = densities(vae, batch, k, offsets=offsets)
-        summed = d.log_w.logsumexp(0) if d.labels else d.log_w
-        for found, values in ((elbo, without_labels(d.log_w, d, batch, vae.variant.rule)), (log_w, summed)):
+        terms = without_labels(d.log_w, d, batch, vae.variant.rule)
+        for found, values in ((elbo, terms), (log_w, d.summed_log_w)):
             found.append(values.expand(k, batch.size).double().cpu())
         done += k
     return torch.cat(elbo), torch.cat(log_w)

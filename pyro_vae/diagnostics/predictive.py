@@ -19,6 +19,9 @@ from torch.nn.functional import pad
 
 from pyro_vae.diagnostics.reliability import refuse, share_error
 
+EXTREME = 0.025
+"""A predictive p-value below this, or as near to 1, is extreme: 5 % of the data have one if the model is right."""
+
 type Quantity = Callable[[Tensor], Tensor]
 """A number to say of each of M data: x (M, *event) -> (M,), float64."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyro_vae.diagnostics.predictive import EXTREME
 from pyro_vae.plots.style import (
     GUIDE,
     PALE,
@@ -41,8 +42,6 @@ MOST_POINTS = 2000
 """Draws of each kind that are drawn."""
 NAMES = 7
 """Points of the names of latent dimensions."""
-EXTREME = 0.025
-"""A predictive p-value below this, or as near to 1, is extreme."""
 MOST_COLUMNS = 5
 """Test quantities side by side."""
 
