@@ -7,9 +7,9 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.diagnosis.everything import Findings
-from pyro_vae.diagnosis.joint import side_by_side
 from pyro_vae.diagnosis.report import Convergence
 from pyro_vae.diagnosis.verdict import CONVERGED, ENOUGH
+from pyro_vae.latent import side_by_side
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,13 +15,12 @@ from torch import Tensor
 
 from pyro_vae import diagnosis_figures, inference_data, plots
 from pyro_vae.diagnosis.everything import Findings, Material, examine
-from pyro_vae.diagnosis.joint import side_by_side
 from pyro_vae.diagnosis.report import Convergence, label_numbers, numbers
 from pyro_vae.diagnosis.verdict import Statement, overall, verdict
 from pyro_vae.diagnostics.importance import effective_sample_size
 from pyro_vae.diagnostics.predictive import Quantity, nearest_neighbour, quantities
 from pyro_vae.diagnostics.psis import pareto_khat, resampled
-from pyro_vae.latent import LatentDraws
+from pyro_vae.latent import LatentDraws, side_by_side
 from pyro_vae.networks import fill
 from pyro_vae.posterior import posterior_draws
 from pyro_vae.records import versions, write_json

@@ -122,15 +122,23 @@ class VAE(nn.Module):
             y = self._labels(batch, [self.label_priors[name]() for name in self.variant.labels], guide=False)
             z = None
             for name in list(self.variant.layers)[::-1]:
-                z = pyro.sample(name, self.priors[name](z, self._seen(y, "prior"), batch.given))
-            p_x = self.likelihood(z, self._seen(y, "decoder"), batch.given)
-            if self.standardization is not None:
-                p_x = self.standardization.undone(p_x)
-            x = batch.x
+                z = pyro.sample(name, self.priors[name](z, self.seen(y, "prior"), batch.given))
+            p_x, x = self.decoded(z, y, batch.given), batch.x
             if batch.mask is not None and x is not None:
                 # A masked entry must be legal before log_prob: NaN x mask 0 still has a NaN gradient.
                 x, p_x = fill(x, batch.mask), observed(p_x, batch.mask)
             return pyro.sample("x", p_x.to_event(len(self.shape.x) - p_x.event_dim), obs=x)
+
+    def decoded(self, z: Tensor | None, y: Tensor | None = None, given: Tensor | None = None) -> Any:
+        """p(x | z_1, y, given) of the decoder, in the units of the data.
+
+        Args:
+            z: the layer next to the data (..., D_1).
+            y: one-hot labels (..., width), all sites side by side; None without sites.
+            given: covariates (..., G); None without any.
+        """
+        p_x = self.likelihood(z, self.seen(y, "decoder"), given)
+        return p_x if self.standardization is None else self.standardization.undone(p_x)
 
     def guide(self, batch: Batch, offsets: Mapping[str, Tensor] | None = None) -> None:
         """The amortised encoder: q(y | x), then q(z_l | x, y, neighbour) in the guide's order."""
@@ -150,8 +158,8 @@ class VAE(nn.Module):
             neighbour = None
             for name in self.guide_order:
                 needed = self.variant.guide.combines(top=name == list(self.variant.layers)[-1])
-                p = self.priors[name](neighbour, self._seen(y, "prior"), batch.given) if needed else None
-                q = self.heads[name](h, neighbour, self._seen(y, "encoder"), p, offsets.get(name))
+                p = self.priors[name](neighbour, self.seen(y, "prior"), batch.given) if needed else None
+                q = self.heads[name](h, neighbour, self.seen(y, "encoder"), p, offsets.get(name))
                 neighbour = pyro.sample(name, q)
 
     def features(self, batch: Batch) -> Tensor:
@@ -215,8 +223,8 @@ class VAE(nn.Module):
         widest = torch.broadcast_shapes(*[value.shape[:-1] for value in values])
         return torch.cat([value.expand(*widest, value.shape[-1]) for value in values], -1)
 
-    def _seen(self, y: Tensor | None, part: Sees) -> Tensor | None:
-        """The labels (..., width) that condition a part; None if none does."""
+    def seen(self, y: Tensor | None, part: Sees) -> Tensor | None:
+        """The columns of one-hot labels (..., width) that condition a part; None if none does."""
         columns = self.variant.seen_by(part)
         if y is None or len(columns) == len(self.variant.labels):
             return y

@@ -126,7 +126,7 @@ def test_memory_is_bounded_whatever_k(monkeypatch):
 
     densities = evaluation.densities
     monkeypatch.setattr(evaluation, "densities", watched)
-    monkeypatch.setattr(latent, "CHUNK", 2**18)
+    monkeypatch.setattr(latent.draws, "CHUNK", 2**18)
     score(vae, pv.Batch(torch.zeros(150, 1, 8, 8)), 500)
     assert max(largest) <= 2**18
     assert len(largest) > 10

@@ -19,7 +19,6 @@ from pyro_vae.diagnosis.bounds import annealed_log_likelihood, bidirectional
 from pyro_vae.diagnosis.calibration import calibrate
 from pyro_vae.diagnosis.everything import Findings
 from pyro_vae.diagnosis.importance import importance_weights
-from pyro_vae.diagnosis.joint import side_by_side
 from pyro_vae.diagnosis.reference import reference_posterior
 from pyro_vae.diagnosis.replication import check_predictive
 from pyro_vae.diagnosis.report import Convergence, label_numbers, numbers
@@ -27,7 +26,7 @@ from pyro_vae.diagnosis.simulation import simulate
 from pyro_vae.diagnosis.suboptimality import inference_gaps
 from pyro_vae.diagnosis_figures import figures
 from pyro_vae.diagnostics.predictive import quantities
-from pyro_vae.latent import draw_latents
+from pyro_vae.latent import draw_latents, side_by_side
 from pyro_vae.plots.style import bins, inches, shortened, wrapped
 
 DIM, OBSERVED, HELD_OUT, SIMULATED = 3, 8, 40, 100

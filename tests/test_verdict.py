@@ -8,12 +8,11 @@ from guides import data, guided, model
 
 from pyro_vae import inference_data
 from pyro_vae.diagnosis.everything import SECTIONS, Material, examine
-from pyro_vae.diagnosis.joint import side_by_side
 from pyro_vae.diagnosis.pace import Pace, TooLittle, fitting, measured
 from pyro_vae.diagnosis.report import Convergence, numbers
 from pyro_vae.diagnosis.verdict import QUESTIONS, Statement, overall, verdict
 from pyro_vae.diagnostics.predictive import quantities
-from pyro_vae.latent import draw_latents
+from pyro_vae.latent import draw_latents, side_by_side
 from pyro_vae.sites import Batch
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.capture import unvalidated
-from pyro_vae.diagnosis.joint import layered, side_by_side
 from pyro_vae.diagnosis.simulation import prior_draws
 from pyro_vae.diagnostics.aggregate import Discrepancy, Surgery, collapsed, mmd_test, surgery
-from pyro_vae.latent import chunks, data_per_chunk, draw_latents, moments
-from pyro_vae.objectives import split, terms
+from pyro_vae.latent import data_per_chunk, draw_latents, layered, side_by_side
 from pyro_vae.sites import Batch, label_weights, total
 from pyro_vae.vae import VAE, densities, guide_sites
 
@@ -82,16 +80,7 @@ def aggregate_posterior(vae: VAE, batch: Batch, progress: Callable[[int], object
         Importance Weighted Autoencoders (Burda, Grosse & Salakhutdinov, 2016): active units.
     """
     z, prior = side_by_side(draw_latents(vae, batch, 1).z)[0], side_by_side(prior_draws(vae, batch, 1))[0]
-    kl, means = list[Tensor](), list[Tensor]()
-    for part in chunks(batch, data_per_chunk(vae, PARTICLES)):
-        with unvalidated():
-            d = densities(vae, part, PARTICLES)
-            found = terms(*split(vae, d, closed_form=True), d, part, vae.variant.rule)
-            means.append(side_by_side(moments(vae, d)[0]))
-        parts = found.kl_per_dim
-        if vae.variant.guide.density and len(parts) == len(vae.variant.layers):
-            kl.append(side_by_side({name: parts[name] for name in vae.variant.layers}))
-        progress(part.size)
+    used = usage(vae, batch, PARTICLES, progress)
     if no_surgery(vae):
         surgeon = None
         progress(batch.size)
@@ -103,8 +92,8 @@ def aggregate_posterior(vae: VAE, batch: Batch, progress: Callable[[int], object
     return Aggregate(
         z,
         prior,
-        torch.cat(kl).double().mean(0).cpu() if kl else None,
-        torch.cat(means).double().var(0).cpu(),
+        None if used.kl is None else used.kl.double().mean(0).cpu(),
+        used.mean.double().var(0).cpu(),
         mmd_test(z[:MMD_DATA], prior[:MMD_DATA], generator=generator),
         surgeon,
     )

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae.diagnosis.joint import check_continuous, prior_and_joint, side_by_side
+from pyro_vae.diagnosis.joint import check_continuous, prior_and_joint
 from pyro_vae.diagnosis.reference import guide_moments
 from pyro_vae.diagnosis.simulation import Simulated, prior_draws
 from pyro_vae.diagnostics.annealing import Annealed, Ends, Path, anneal, pilot
 from pyro_vae.diagnostics.importance import importance_estimate
-from pyro_vae.latent import chunks, data_per_chunk
+from pyro_vae.latent import chunks, data_per_chunk, side_by_side
 from pyro_vae.sites import Batch
 from pyro_vae.vae import VAE
 

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.capture import unvalidated
-from pyro_vae.diagnosis.joint import layered, side_by_side
 from pyro_vae.diagnosis.simulation import simulate
 from pyro_vae.diagnostics.calibration import Coverage, coverage, pit, ranks, tarp, uniformity
-from pyro_vae.latent import chunks, data_per_chunk, draw_latents
+from pyro_vae.latent import chunks, data_per_chunk, draw_latents, layered, side_by_side
 from pyro_vae.sites import Batch
 from pyro_vae.vae import VAE, densities, guide_sites
 

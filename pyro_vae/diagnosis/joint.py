@@ -5,7 +5,7 @@ labels and covariates that are given are conditioned on: log p(x, z | y). Each f
 programs' effect handlers run no more; the guide, which is conditioned on z, drops out of the recording.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -14,19 +14,10 @@ from torch import Tensor
 from pyro_vae.capture import record, simplify
 from pyro_vae.diagnostics.annealing import Ends, Scores
 from pyro_vae.diagnostics.hmc import Scored
+from pyro_vae.latent import layered
 from pyro_vae.sites import Batch
 from pyro_vae.specs import DeclarationError
 from pyro_vae.vae import VAE, densities
-
-
-def layered(vae: VAE, z: Tensor) -> dict[str, Tensor]:
-    """Latents side by side (..., D) -> site -> (..., D_l)."""
-    return dict(zip(vae.variant.layers, z.split(list(vae.variant.layers.values()), -1), strict=True))
-
-
-def side_by_side(latents: Mapping[str, Tensor]) -> Tensor:
-    """Site -> (..., D_l), from z_1 up -> (..., D)."""
-    return torch.cat(list(latents.values()), -1)
 
 
 def check_continuous(vae: VAE) -> None:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae.diagnosis.joint import check_continuous, layered, log_joint, side_by_side
+from pyro_vae.diagnosis.joint import check_continuous, log_joint
 from pyro_vae.diagnostics.hmc import Draws, hmc
-from pyro_vae.latent import chunks, data_per_chunk, draw_latents
+from pyro_vae.latent import chunks, data_per_chunk, draw_latents, layered, side_by_side
 from pyro_vae.sites import Batch
 from pyro_vae.vae import VAE
 

@@ -11,13 +11,13 @@ from pyro_vae.diagnosis.aggregate import Aggregate
 from pyro_vae.diagnosis.calibration import Calibration
 from pyro_vae.diagnosis.everything import KHAT_DRAWS, Findings
 from pyro_vae.diagnosis.importance import Importance
-from pyro_vae.diagnosis.joint import side_by_side
 from pyro_vae.diagnosis.replication import Check
 from pyro_vae.diagnosis.suboptimality import Gaps
 from pyro_vae.diagnostics.predictive import EXTREME
 from pyro_vae.diagnostics.psis import khat_report
 from pyro_vae.diagnostics.reliability import reliability
 from pyro_vae.evaluation import ACTIVE, with_error
+from pyro_vae.latent import side_by_side
 
 IWAE = (10, 100)
 """Particles of the IWAE bounds that are reported beside the ELBO and the bound of all draws."""

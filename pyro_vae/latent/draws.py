@@ -1,28 +1,24 @@
-"""Operations on the latent space of a built VAE: draw, encode, reconstruct.
+"""Draws from the guide and from the prior, and moments of the guide.
 
 Missing labels are drawn with the latents, c ~ q(y | x) (or p(y | x) by the importance weights, where the rule
 is `sum`), so that every draw is one of (y, z) jointly.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.capture import unvalidated
-from pyro_vae.networks import fill
 from pyro_vae.sites import Batch, Densities, label_weights, total
 from pyro_vae.specs import DeclarationError
 from pyro_vae.vae import VAE, densities, label_cells
 
 CHUNK = 2**23
 """Numbers in the largest tensor of a chunk: 32 MB in float32, a few of which are alive at a time."""
-
-
 DRAWS_AT_ONCE = 1000
 """Draws of a datum that are made together, at least, where memory allows."""
 
@@ -83,6 +79,16 @@ def particles_per_chunk(vae: VAE, num_data: int) -> int:
     return max(1, CHUNK // (vae.variant.cells * num_data * vae.widest))
 
 
+def layered(vae: VAE, z: Tensor) -> dict[str, Tensor]:
+    """Latents side by side (..., D) -> site -> (..., D_l)."""
+    return dict(zip(vae.variant.layers, z.split(list(vae.variant.layers.values()), -1), strict=True))
+
+
+def side_by_side(latents: Mapping[str, Tensor]) -> Tensor:
+    """Site -> (..., D_l), from z_1 up -> (..., D)."""
+    return torch.cat(list(latents.values()), -1)
+
+
 @torch.no_grad()
 def draw_posterior(vae: VAE, batch: Batch, num_draws: int) -> Draws:
     """Draw S times from the guide, score the draws, and replicate the data from them.
@@ -92,7 +98,7 @@ def draw_posterior(vae: VAE, batch: Batch, num_draws: int) -> Draws:
         batch: B data.
         num_draws: S.
     """
-    parts = [_draw(vae, part, num_draws)[0] for part in chunks(batch, data_per_chunk(vae, num_draws))]
+    parts = [draw_chunk(vae, part, num_draws)[0] for part in chunks(batch, data_per_chunk(vae, num_draws))]
     x_mean, x = (torch.cat([getattr(part, name) for part in parts], 1) for name in ("x_mean", "x"))
     return Draws(*joined(parts), x_mean, x)
 
@@ -128,7 +134,7 @@ def joined(parts: Sequence[LatentDraws | Draws], dim: int = 1) -> LatentDraws:
 
 def _latents(vae: VAE, d: Densities, num_draws: int, num_data: int) -> tuple[LatentDraws, Tensor | None]:
     """The draws (S, B) of latents and labels, and the cell of labels that was drawn for each; None if none can miss."""
-    log_y, shape = _label_log_prob(d, vae), (num_draws, num_data)
+    log_y, shape = label_log_prob(d, vae), (num_draws, num_data)
     cell = None if log_y is None else _draw_cells(log_y, num_draws)
     log_q = total(d.q[name].log_prob for name in vae.variant.layers)
     log_p = total(site.log_prob for site in d.p.values())
@@ -141,19 +147,19 @@ def _latents(vae: VAE, d: Densities, num_draws: int, num_data: int) -> tuple[Lat
     return draws, cell
 
 
-def _draw(vae: VAE, batch: Batch, num_draws: int) -> tuple[Draws, Tensor]:
+def draw_chunk(vae: VAE, batch: Batch, num_draws: int) -> tuple[Draws, Tensor]:
     """Draws for a few data, and the variance of x given each of them (S, B, *event)."""
     with unvalidated():
         d = densities(vae, batch, num_draws)
         latents, cell = _latents(vae, d, num_draws, batch.size)
         p_x: Any = d.p["x"].fn
         x_mean, x = p_x.mean, p_x.sample()
-        x_variance = _variance(p_x, x)
+        x_variance = variance_of(p_x, x)
     event = len(vae.shape.x)
     return Draws(*latents, _pick(x_mean, cell, event), _pick(x, cell, event)), _pick(x_variance, cell, event)
 
 
-def _variance(p_x: Any, x: Tensor) -> Tensor:
+def variance_of(p_x: Any, x: Tensor) -> Tensor:
     """Var[x | z]; the square of a draw's deviation where the distribution knows no variance."""
     try:
         return p_x.variance
@@ -161,7 +167,7 @@ def _variance(p_x: Any, x: Tensor) -> Tensor:
         return (x - p_x.mean).square()
 
 
-def _label_log_prob(d: Densities, vae: VAE) -> Tensor | None:
+def label_log_prob(d: Densities, vae: VAE) -> Tensor | None:
     """log q(y_c | x), or log p(y_c | x) by the weights of all particles (C, 1, B), nats; None if no label can miss."""
     if not d.labels:
         return None
@@ -199,19 +205,26 @@ def encode(vae: VAE, batch: Batch, num_particles: int = 1) -> Codes:
     return Codes(*({name: torch.cat([f[i][name] for f in found]) for name in vae.variant.layers} for i in (0, 1)))
 
 
-def moments(vae: VAE, d: Densities) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Mean and sd of q(z | x) (B, D) of every layer, labels and particles averaged out."""
-    pi = label_weights(d.log_w, d, vae.variant.rule)[..., None] if d.labels else None
+def moments(vae: VAE, d: Densities, pi: Tensor | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Mean and sd of q(z | x) (B, D) of every layer, labels and particles averaged out.
+
+    Args:
+        vae: the model.
+        d: its densities.
+        pi: weights of the cells of missing labels, broadcasts to (C, K, B), to average with; the model's by default.
+    """
+    if d.labels:
+        pi = (label_weights(d.log_w, d, vae.variant.rule) if pi is None else pi)[..., None]
     means, sds = {}, {}
     for name in vae.variant.layers:
-        mean, variance = _site_moments(d.q[name].fn, d.q[name].value)
+        mean, variance = site_moments(d.q[name].fn, d.q[name].value)
         first = (mean if pi is None else (pi * mean).sum(0)).mean(0)
         spread = variance + (mean - first).square()  # centred: squares of large means would cancel
         means[name], sds[name] = first, (spread if pi is None else (pi * spread).sum(0)).mean(0).sqrt()
     return means, sds
 
 
-def _site_moments(fn: object, value: Tensor) -> tuple[Tensor, Tensor]:
+def site_moments(fn: object, value: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of a guide's distribution; its draw where it knows no moments."""
     try:
         return fn.mean, fn.variance  # type: ignore[attr-defined]
@@ -238,87 +251,13 @@ def sample(vae: VAE, num: int, y: Tensor | None = None, given: Tensor | None = N
     return trace.nodes["x"]["value"], trace.nodes["x"]["fn"].mean, top
 
 
-def pasted(x: Tensor, known: Tensor | None, shown: Tensor | None) -> Tensor:
-    """x (..., N, *event) with the entries that the model is shown, and so never learns to generate, as they are."""
-    return x if shown is None or known is None else torch.where(shown.to(x.device), known, x)
-
-
-class Imputed(NamedTuple):
-    """What the model says of the entries that are not there; those that are stay as they are."""
-
-    mean: Tensor
-    """E[x | x_observed] (B, *event)."""
-    sd: Tensor
-    """Standard deviation of x given x_observed (B, *event); 0 where x is observed."""
-    draws: Tensor
-    """x ~ p(x | x_observed) (S, B, *event), by resampling."""
-    effective: Tensor
-    """Effective number of the importance samples (B,)."""
-
-
-@torch.no_grad()
-def impute(vae: VAE, batch: Batch, num_draws: int = 4, num_samples: int = 200, from_prior: bool = False) -> Imputed:
-    """Fill in missing entries by self-normalised importance sampling.
-
-        E[f(x_missing) | x_observed] = sum_k w_k E[f(x_missing) | z_k] / sum_k w_k,    z_k ~ q(z | x_observed)
-
-    Args:
-        vae: the model, in evaluation mode.
-        batch: B data with a mask.
-        num_draws: S.
-        num_samples: K importance samples per datum.
-        from_prior: z_k ~ p(z | given) with equal weights: what is predicted of entries from the given ones alone.
-
-    References:
-        MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets (Mattei & Frellsen, 2019).
-    """
-    parts = chunks(batch, data_per_chunk(vae, num_samples))
-    found = [_impute_chunk(vae, part, num_draws, num_samples, from_prior) for part in parts]
-    mean, sd, effective = (torch.cat([getattr(f, name) for f in found]) for name in ("mean", "sd", "effective"))
-    return Imputed(mean, sd, torch.cat([f.draws for f in found], 1), effective)
-
-
-def _impute_chunk(vae: VAE, batch: Batch, num_draws: int, num_samples: int, from_prior: bool) -> Imputed:
-    x, exists = batch.x, batch.mask
-    if x is None or exists is None:
-        raise ValueError("Batch(x, mask=...): nothing is missing where there is no mask.")
-    if from_prior:
-        with unvalidated(), pyro.plate("particles", num_samples, dim=-2):
-            generating = batch._replace(x=None, mask=None, n=batch.size)
-            p_x: Any = cast(Any, poutine.trace(vae.model).get_trace(generating)).nodes["x"]["fn"]
-        draws = p_x.sample()
-        mean, variance = p_x.mean, _variance(p_x, draws)
-        log_w = mean.new_zeros(num_samples, batch.size)
-        exists = ~exists  # the given entries are those that are not modelled
-    else:
-        drawn, variance = _draw(vae, batch, num_samples)
-        mean, draws, log_w = drawn.x_mean, drawn.x, drawn.log_p - drawn.log_q
-    w = log_w.softmax(0)
-    weight = w[(...,) + (None,) * (x.dim() - 1)]
-    first = (weight * mean).sum(0)
-    variance = (weight * (variance + (mean - first).square())).sum(0)  # centred: squares of large means would cancel
-    picked = torch.distributions.Categorical(probs=w.T, validate_args=False).sample((num_draws,))
-    chosen = draws[picked, torch.arange(batch.size, device=w.device)]
-    known = fill(x, exists)
-    return Imputed(
-        torch.where(exists, known, first),
-        torch.where(exists, 0.0, variance.sqrt()),
-        torch.where(exists, known, chosen),
-        1 / w.square().sum(0),
-    )
-
-
 @torch.no_grad()
 def draw_prior(
     vae: VAE, num: int, given: Tensor | None = None, num_data: int | None = None
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Draws of every latent (num, D), and the data generated from the first `num_data` of them, by default from all."""
-    latents, generated, done, wanted = (
-        list[dict[str, Tensor]](),
-        list[Tensor](),
-        0,
-        num if num_data is None else num_data,
-    )
+    latents, generated, done = list[dict[str, Tensor]](), list[Tensor](), 0
+    wanted = num if num_data is None else num_data
     while done < num:
         k = min(particles_per_chunk(vae, 1), num - done)
         some = None if given is None else given[done : done + k]
