@@ -2,10 +2,12 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from pyro_vae.latent import Points
     from pyro_vae.runs import Run
     from pyro_vae.sites import Batch
 
@@ -55,16 +57,95 @@ def read(run: "Run", path: Path | None, split: str, need_labels: bool = True) ->
     return batch, {"observation": np.arange(batch.size), **{name: y.numpy() for name, y in attributes.items()}}
 
 
-def labels(run: "Run", words: list[str], num: int) -> Any:
-    """Labels to generate with: every site given, or none."""
+def some(
+    run: "Run", path: Path | None, split: str, observations: list[int] | None, most: int
+) -> tuple["Batch", dict[str, Any]]:
+    """A few data: those that are named, or the first ones; all of a file."""
+    from pyro_vae.specs import DeclarationError
+
+    if path is None:
+        run.check_split(split)
+        chosen = list(range(min(most, len(getattr(run.data, split))))) if observations is None else observations
+        batch = run.batch(split, chosen)
+        attributes = {name: y.numpy()[chosen] for name, y in getattr(run.data, split).attributes.items()}
+        return batch, {"observation": chosen, **attributes}
+    batch, extra = read(run, path, split)
+    beyond = [i for i in observations or () if i >= batch.size]
+    if beyond:
+        raise DeclarationError([f"--observation {beyond[0]}: {path} holds the data 0 to {batch.size - 1}."])
+    chosen = list(range(batch.size)) if observations is None else observations
+    return batch.map(lambda tensor: tensor[chosen]), {name: values[chosen] for name, values in extra.items()}
+
+
+def labelled(run: "Run", points: "Points", words: list[str] | None) -> "Points":
+    """The points with the labels that are asked for in place of their own."""
+    from pyro_vae.latent import relabelled
+
+    for name, value in _classes(run, words or []).items():
+        points = relabelled(run.vae, points, name, value)
+    return points
+
+
+def attribute(run: "Run", word: str) -> tuple[Any, str]:
+    """Where the training data have an attribute: 1, 0, or -1 where unknown (N,), and its name.
+
+    NAME alone is of an attribute that is there or not; of more classes, NAME=CLASS is one of them against the others.
+    """
+    import torch
+
+    from pyro_vae.specs import DeclarationError, did_you_mean
+
+    known, names = run.data.train.attributes, run.data.names
+    name, equals, value = word.partition("=")
+    if name not in known:
+        have = ", ".join(known) or "none"
+        raise DeclarationError([f"--attribute {word}: the training data have: {have}.{did_you_mean(name, known)}"])
+    classes = run.data.num_classes[name]
+    if not equals and classes > 2:
+        raise DeclarationError([f"--attribute {name}: has {classes} classes; say which, like {name}=1."])
+    chosen = _class_of(value, classes, names.get(name, ())) if equals else 1
+    if chosen is None:
+        raise DeclarationError([f"--attribute {word}: {_allowed(classes, names.get(name, ()))}"])
+    y = known[name]
+    return torch.where(y < 0, -1, (y == chosen).long()), word
+
+
+def _class_of(value: str, classes: int, names: Sequence[str]) -> int | None:
+    """The class that a word means, by number or name."""
+    if value in map(str, range(classes)):
+        return int(value)
+    return names.index(value) if value in names else None
+
+
+def _allowed(classes: int, names: Sequence[str]) -> str:
+    return f"must be a class from 0 to {classes - 1}" + (f", or one of {', '.join(names)}." if names else ".")
+
+
+def labels(run: "Run", words: list[str], num: int, besides: str | None = None) -> Any:
+    """Labels to generate with (num, sites): every site given, or none; that of `besides` is -1."""
     import torch
 
     from pyro_vae.specs import DeclarationError
 
-    sites = run.experiment.variant.labels
-    if not words:
+    chosen, sites = _classes(run, words), run.experiment.variant.labels
+    if besides in chosen:
+        raise DeclarationError([f"--label {besides}: takes every class with --each {besides}; leave it out."])
+    if besides is not None and besides in sites:
+        chosen[besides] = -1
+    elif not chosen:
         return None
-    if not sites:
+    missing = [f"--label: give one for {name} too." for name in sites if name not in chosen]
+    if missing:
+        raise DeclarationError(missing)
+    return torch.tensor([[chosen[name] for name in sites]]).expand(num, -1)
+
+
+def _classes(run: "Run", words: list[str]) -> dict[str, int]:
+    """Label site -> class, as asked for."""
+    from pyro_vae.specs import DeclarationError
+
+    sites = run.experiment.variant.labels
+    if words and not sites:
         raise DeclarationError([f"--label {words[0]}: the run was trained without labels; leave it out."])
     chosen: dict[str, int] = {}
     problems = []
@@ -72,19 +153,18 @@ def labels(run: "Run", words: list[str], num: int) -> Any:
         name, _, value = word.partition("=")
         if name not in sites:
             problems.append(f"--label {word}: the label sites are: {', '.join(sites) or 'none'}.")
-        elif name in chosen:
+            continue
+        names = run.data.names.get(name, ())
+        found = _class_of(value, sites[name].classes, names)
+        if name in chosen:
             problems.append(f"--label {word}: {name} is given twice.")
-        elif value in map(str, range(sites[name].classes)):
-            chosen[name] = int(value)
-        elif value in (names := run.data.names.get(name, ())):
-            chosen[name] = names.index(value)
+        elif found is None:
+            problems.append(f"--label {word}: {_allowed(sites[name].classes, names)}")
         else:
-            named = f", or one of {', '.join(names)}" if names else ""
-            problems.append(f"--label {word}: must be a class from 0 to {sites[name].classes - 1}{named}.")
-    problems += [f"--label: give one for {name} too." for name in sites if not problems and name not in chosen]
+            chosen[name] = found
     if problems:
         raise DeclarationError(problems)
-    return torch.tensor([[chosen[name] for name in sites]]).expand(num, -1)
+    return chosen
 
 
 def save_arrays(

@@ -1,17 +1,25 @@
 """Commands that work with the latent space and the labels of a run; each writes arrays and, mostly, a picture."""
 
-from typing import Annotated, Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from pyro_vae import cli_io
-from pyro_vae.cli_options import Directory, Input, Json, Out, Quiet, Seed, SplitName
+from pyro_vae.cli_options import Directory, Input, Json, LabelNames, Out, Quiet, Seed, SplitName
+
+if TYPE_CHECKING:
+    from pyro_vae.runs import Run
 
 
 def sample(
     directory: Directory,
     num: Annotated[int, typer.Option("--num", "-n", min=1, max=100_000, help="How many.")] = 64,
-    label: Annotated[list[str] | None, typer.Option("--label", help="NAME=CLASS, by number or name.")] = None,
+    label: LabelNames = None,
+    each: Annotated[
+        str | None,
+        typer.Option("--each", help="A label site: a row for each draw, a column for each class, the style held."),
+    ] = None,
     seed: Seed = None,
     out: Out = None,
     as_json: Json = False,
@@ -21,15 +29,39 @@ def sample(
     from pyro_vae import plots
 
     run, path = cli_io.load(directory), cli_io.target(out, directory / "samples.png")
+    if each is not None:
+        _sample_each(run, path, num, each, label or [], seed, as_json)
+        return
     x, mean, z = run.sample(num, cli_io.labels(run, label or [], num), seed=seed)
     title = f"{cli_io.subject(run, label)}: E[x | z], z from the prior"
     figure = plots.data_figure(mean.cpu().numpy()[:256], title, names=run.columns)
     cli_io.save_picture(figure, path, {"x": x, "mean": mean, "z": z}, as_json)
 
 
+def _sample_each(
+    run: "Run", path: Path, num: int, site: str, label: list[str], seed: int | None, as_json: bool
+) -> None:
+    """Every class of a label site by the same draws."""
+    from pyro_vae import plots
+
+    fixed = cli_io.labels(run, label, 1, besides=site)
+    x, mean, z = run.sample_each(site, num, fixed, seed)
+    shown, names = min(num, 12), run.data.names.get(site, [str(c) for c in range(x.shape[1])])
+    title = f"{cli_io.subject(run, label)}: E[x | z, {site}], the same draw of z in each row"
+    if mean.dim() == 5:
+        figure = plots.data_figure(mean[:shown].flatten(0, 1).cpu().numpy(), title, x.shape[1], column_labels=names)
+    else:
+        rows = mean[:shown].transpose(0, 1).flatten(0, 1).cpu().numpy()
+        figure = plots.data_figure(rows, title, row_labels=names, names=run.columns)
+    cli_io.save_picture(figure, path, {"x": x, "mean": mean, "z": z}, as_json)
+
+
 def reconstruct(
     directory: Directory,
     num: Annotated[int, typer.Option("--num", "-n", min=1, max=100_000, help="How many data.")] = 12,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="The posterior predictive's mean and sd of every entry as well.")
+    ] = False,
     input: Input = None,  # noqa: A002 - the option's name
     split: SplitName = "test",
     seed: Seed = None,
@@ -52,6 +84,13 @@ def reconstruct(
     title = f"{cli_io.subject(run)}: x and E[x | z], z from q(z | x)"
     figure = plots.data_figure(both, title, columns=shown, row_labels=("x", "E[x | z]"), names=run.columns)
     arrays = {"x": x, "mean": mean, **{name: z[0] for name, z in draws.z.items()}}
+    if uncertainty:
+        found = run.predictive(batch, seed=seed)
+        arrays |= {f"predictive_{name}": part for name, part in found._asdict().items()}
+        if x.dim() == 4:
+            one, two, three, four = (part[:shown].cpu().numpy() for part in (x, *found))
+            title = f"{cli_io.subject(run)}: the posterior predictive of each pixel"
+            figure = plots.uncertainty_figure(one, two, three, four, title)
     cli_io.save_picture(figure, path, {k: v[:num] for k, v in extra.items()} | arrays, as_json)
     if total > batch.size and not (as_json or quiet):
         print(f"{batch.size} of {total} data; -n {total} takes all.")

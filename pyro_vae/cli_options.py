@@ -19,3 +19,11 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="File to write, in
 Seed = Annotated[
     int | None, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the draws; the run's own by default.")
 ]
+LabelNames = Annotated[list[str] | None, typer.Option("--label", help="NAME=CLASS, by number or name.")]
+Observations = Annotated[
+    list[int] | None,
+    typer.Option("--observation", "-i", min=0, help="Number of a datum, from 0; repeat it for more."),
+]
+Attribute = Annotated[
+    str | None, typer.Option("--attribute", help="NAME or NAME=CLASS, an attribute or label of the training data.")
+]

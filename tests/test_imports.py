@@ -22,7 +22,7 @@ LINES = """
     latent classification evaluation diagnosis
     inference_data plots diagnosis_figures card report
     posterior runs launch examination comparable comparison
-    cli_io cli_options cli_latent cli_compare cli_diagnose cli_report cli __main__
+    cli_io cli_options cli_latent cli_walks cli_compare cli_diagnose cli_report cli __main__
 """
 ORDER = [line.split() for line in LINES.strip().splitlines()]
 PLACE = {name: (i, j) for i, line in enumerate(ORDER) for j, name in enumerate(line)}

@@ -7,8 +7,23 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
+from test_plots_diagnosis import assert_readable
 
-from pyro_vae.plots import GAP, as_grid, data_figure, latent_scatter, save, training_curves
+from pyro_vae.plots import (
+    GAP,
+    LatentSpace,
+    aggregate_scatter,
+    as_grid,
+    data_figure,
+    draw_data,
+    explained_variance,
+    kl_per_dimension,
+    latent_scatter,
+    latent_spaces_figure,
+    save,
+    training_curves,
+    uncertainty_figure,
+)
 
 rng = np.random.default_rng(0)
 FIGURES = {
@@ -137,3 +152,120 @@ def test_figures_are_drawn_where_one_says():
     ax = Figure().add_subplot()
     assert latent_scatter(rng.normal(size=(5, 2)), ax=ax) is ax
     assert training_curves([row(1, "train", 1.0)], ax=ax) is ax
+    assert kl_per_dimension(rng.random((5, 3)), ax=ax) is ax
+    assert aggregate_scatter(rng.normal(size=(9, 2)), ax=Figure().add_subplot()).get_xlabel() == "z_0"
+    assert explained_variance(np.array([0.7, 0.3]), ax=ax) is ax
+    assert draw_data(rng.random((4, 1, 3, 3)), ax=ax) is ax
+
+
+# ------------------------------------------------------------------------------------------------- the latent space
+
+
+def test_ellipses_are_two_standard_deviations_of_each_code():
+    mean, sd = rng.normal(size=(30, 4)), rng.uniform(0.1, 0.5, size=(30, 4))
+    labels = np.arange(30) % 3
+    ax = latent_scatter(mean, labels, sd=sd, dims=(2, 0))
+    points = [c for c in ax.collections if hasattr(c, "get_sizes") and len(c.get_sizes())]
+    ellipses = [c for c in ax.collections if c not in points]
+    assert len(ellipses) == 3
+    for k, drawn in enumerate(ellipses):
+        np.testing.assert_allclose(drawn.get_offsets(), mean[labels == k][:, [2, 0]])
+        np.testing.assert_allclose(drawn._widths, 2 * sd[labels == k][:, 2])  # half-widths: 2 sd
+        np.testing.assert_allclose(drawn._heights, 2 * sd[labels == k][:, 0])
+    (low, high) = ax.get_xlim()
+    assert low < (mean - 2 * sd)[:, 2].min()
+    assert high > (mean + 2 * sd)[:, 2].max()
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("E[z_2 | x]", "E[z_0 | x]")
+
+
+def test_classes_differ_in_marker_too():
+    ax = latent_scatter(rng.normal(size=(30, 2)), np.arange(30) % 3)
+    shapes = {len(points.get_paths()[0].vertices) for points in ax.collections}
+    assert len(shapes) == 3
+
+
+def test_few_ellipses_of_many_data():
+    ax = latent_scatter(rng.normal(size=(5000, 2)), sd=np.ones((5000, 2)))
+    assert 300 < len(ax.collections[1].get_offsets()) <= 400
+
+
+def test_aggregate_scatter_says_how_much_lies_inside():
+    """The circles hold 50, 90 and 99 % of N(0, I); the legend says how much of q(z)."""
+    z = rng.normal(size=(4000, 3))
+    ax = aggregate_scatter(z, dims=(0, 2))
+    radii = {line.get_label(): np.hypot(*line.get_data()).mean() for line in ax.get_lines()}
+    for (label, radius), share in zip(radii.items(), (0.5, 0.9, 0.99), strict=True):
+        assert 1 - np.exp(-(radius**2) / 2) == pytest.approx(share)
+        inside = (np.square(z[:, [0, 2]]).sum(1) < radius**2).mean()
+        assert label == f"{100 * share:.0f} % of N(0, I), {100 * inside:.0f} % of q(z)"
+    assert "100 % of q(z)" in aggregate_scatter(0.1 * z).get_lines()[0].get_label()
+
+
+def test_kl_per_dimension_is_sorted_and_has_its_error():
+    kl = rng.gamma(2, [[0.1, 3.0, 1.0]], size=(50, 3))
+    ax = kl_per_dimension(kl)
+    heights = [bar.get_height() for bar in ax.patches]
+    np.testing.assert_allclose(heights, kl.mean(0)[[1, 2, 0]])
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "2", "0"]
+    segments = ax.collections[0].get_segments()
+    error = kl.std(0, ddof=1)[[1, 2, 0]] / 50**0.5
+    np.testing.assert_allclose([s[1, 1] - s[0, 1] for s in segments], 4 * error)
+    total = kl.sum(1)
+    assert f"{total.mean():.2f} ± {total.std(ddof=1) / 50**0.5:.2f} nats" in ax.get_title()
+
+
+def test_explained_variance():
+    ax = explained_variance(np.array([0.6, 0.3, 0.1]))
+    np.testing.assert_allclose([bar.get_height() for bar in ax.patches], [60, 30, 10])
+    np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), [60, 90, 100])
+
+
+CLASS = np.arange(60) % 5
+APART = 8 * np.stack([np.cos(1.3 * CLASS), np.sin(1.3 * CLASS)], 1) + rng.normal(size=(60, 2))
+
+
+def spaces(num):
+    one = LatentSpace(APART, rng.random((16, 1, 8, 8)))
+    return {f"model {i}": one._replace(sd=np.ones((60, 2)) if i else None) for i in range(num)}
+
+
+LATENT = {
+    "scatter": lambda: latent_scatter(APART, CLASS, sd=np.ones((60, 2))).figure,
+    "aggregate": lambda: aggregate_scatter(rng.normal(size=(90, 2))).figure,
+    "kl": lambda: kl_per_dimension(rng.random((9, 20))).figure,
+    "kl of many": lambda: kl_per_dimension(rng.random((9, 200))).figure,
+    "explained": lambda: explained_variance(np.full(50, 0.02)).figure,
+    "two spaces": lambda: latent_spaces_figure(spaces(2), "An autoencoder and a VAE", CLASS),
+    "uncertainty": lambda: uncertainty_figure(*rng.random((4, 6, 1, 28, 28)), title="The posterior predictive"),
+}
+
+
+@pytest.mark.parametrize("name", LATENT)
+def test_latent_figures_are_readable(name):
+    assert_readable(LATENT[name](), least=20 if name == "uncertainty" else 100)  # bars of colour are narrow
+
+
+def test_spaces_are_side_by_side():
+    figure = latent_spaces_figure(spaces(2), "title", CLASS)
+    upper = figure.axes[:2]
+    assert [ax.get_title() for ax in upper] == ["model 0", "model 1"]
+    assert [any("Ellipse" in type(c).__name__ for c in ax.collections) for ax in upper] == [False, True]
+
+
+def test_uncertainty_has_one_scale_per_row_and_no_colour_between_pictures():
+    x, mean, sd, of_mean = rng.random((4, 3, 3, 5, 5))
+    figure = uncertainty_figure(x, mean, sd, 0.1 * of_mean, "title")
+    pictures, first, second = figure.axes[:3]
+    assert [text.get_text() for text in pictures.get_yticklabels()] == ["x", "mean"]
+    for ax, values in ((first, sd), (second, 0.1 * of_mean)):
+        shown = np.asarray(ax.images[0].get_array())
+        expected = np.sqrt(np.square(values).mean(1))
+        np.testing.assert_allclose(shown[:, :5], expected[0] / expected.max())
+        assert np.isnan(shown[:, 5]).all()
+
+
+def test_rows_and_columns_have_names_where_the_pictures_are():
+    ax = draw_data(rng.random((6, 1, 4, 5)), columns=3, row_labels=("a", "b"), column_labels=("x", "$y", "z"))
+    assert list(ax.get_yticks()) == [1.5, 6.5]
+    assert list(ax.get_xticks()) == [2, 8, 14]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["x", "$y", "z"]

@@ -97,7 +97,7 @@ def drawn_texts(figure):
     return [(text, text.get_window_extent()) for text in texts]
 
 
-def assert_readable(figure, overlap=1.0):
+def assert_readable(figure, overlap=1.0, least=100):
     """Nothing outside of the figure, no two texts on one another, no figure too wide."""
     canvas = FigureCanvasAgg(figure)
     figure.draw_without_rendering()  # by the metrics of that canvas
@@ -111,7 +111,7 @@ def assert_readable(figure, overlap=1.0):
         across, up = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
         assert min(across, up) <= overlap, f"{one.get_text()!r} on {other.get_text()!r}"
     for ax in figure.axes:
-        assert min(ax.bbox.width, ax.bbox.height) > 100, "no room is left for what is to be seen"
+        assert min(ax.bbox.width, ax.bbox.height) > least, "no room is left for what is to be seen"
     assert figure.get_figwidth() <= 12
 
 

@@ -1,4 +1,4 @@
-"""The course of a training, the latent space, and how well classes are found."""
+"""The course of a training, and how well classes are found."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -33,38 +33,6 @@ def training_curves(metrics: Sequence[Mapping[str, Any]], ax: "Axes | None" = No
                 ax.plot([row["epoch"] for row in rows], values, line, color=colour, label=label)
     ax.set(xlabel="epoch", ylabel="nats per datum")
     ax.legend(frameon=False, fontsize=8)
-    return ax
-
-
-def latent_scatter(
-    mean: np.ndarray, labels: np.ndarray | None = None, names: Sequence[str] = (), ax: "Axes | None" = None
-) -> "Axes":
-    """Draw the means of q(z | x) in two dimensions, coloured by class.
-
-    Args:
-        mean: E[z | x] (N, D); the first two dimensions are drawn.
-        labels: integers (N,), -1 where missing (grey).
-        names: names of the classes, their numbers by default.
-        ax: where to draw, a new figure by default.
-    """
-    if mean.ndim != 2 or mean.shape[1] < 2:
-        raise ValueError(f"mean has shape {mean.shape}: must be (N, D) with D of at least 2.")
-    ax, palette = axes(ax), colours()
-    labels = np.zeros(len(mean), int) if labels is None else np.asarray(labels)
-    several, size = len(np.unique(labels)) > 1, float(np.clip(8000 / max(len(mean), 1), 3, 20))
-    for label in np.unique(labels):
-        some = mean[labels == label, :2]
-        colour = "0.7" if label < 0 else palette[label % len(palette)]
-        text = "missing" if label < 0 else names[label] if label < len(names) else str(label)
-        ax.scatter(some[:, 0], some[:, 1], s=size, color=colour, alpha=0.6, linewidths=0, label=text)
-        if several and label >= 0:
-            box = {"facecolor": "white", "edgecolor": colour, "boxstyle": "round,pad=0.2", "alpha": 0.85}
-            ax.annotate(text, np.median(some, 0), ha="center", va="center", fontsize=9, bbox=box)
-    if several:  # classes that lie on one another hide each other's names
-        legend = ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8, markerscale=2)
-        for handle in filter(None, legend.legend_handles):
-            handle.set_alpha(1.0)
-    ax.set(xlabel="E[z_1 | x]", ylabel="E[z_2 | x]", aspect="equal")
     return ax
 
 
