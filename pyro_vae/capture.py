@@ -13,7 +13,7 @@ What a recording bakes in: Python numbers (those that change enter as tensors), 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pyro
@@ -81,16 +81,21 @@ def capture(
     return record(value_and_gradient(objective, autocast), parameters, buffers, batch, weights)
 
 
-def record(function: Callable[..., Any], *example: Any) -> GraphModule:
+def record(
+    function: Callable[..., Any],
+    *example: Any,
+    decompositions: Mapping[torch._ops.OpOverload, Callable[..., Any]] | None = None,
+) -> GraphModule:
     """Record a pure function of tensors on an example; the random state is as before afterwards.
 
     Args:
         function: what it reads beside its arguments, like the parameters of a module, is baked in.
         example: arguments of the shapes that it will have, as tensors or containers of tensors.
+        decompositions: operations that are recorded as several simpler ones, and how.
     """
     device = next(value.device for value in torch.utils._pytree.tree_leaves(example) if isinstance(value, Tensor))
     with unvalidated(), same_random_state(device):
-        recorded = make_fx(function)(*example)
+        recorded = make_fx(function, decomposition_table=decompositions)(*example)
     return _any_layout(recorded)
 
 

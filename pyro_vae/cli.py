@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyro_vae import cli_compare, cli_diagnose, cli_io, cli_latent
+from pyro_vae import cli_compare, cli_diagnose, cli_io, cli_latent, cli_report, cli_walks
 from pyro_vae.cli_options import Directory, Input, Json, Out, Overrides, Quiet, Samples, SplitName
 
 if TYPE_CHECKING:
@@ -268,9 +268,13 @@ def score(
 for command in (
     cli_latent.sample,
     cli_latent.reconstruct,
+    cli_walks.interpolate,
+    cli_walks.edit,
+    cli_walks.manifold,
     cli_latent.impute,
     cli_latent.classify,
     cli_diagnose.diagnose,
+    cli_report.report,
     cli_compare.compare,
 ):
     app.command()(command)

@@ -9,8 +9,9 @@ DIR/posterior.nc       draws as an ArviZ DataTree, once asked for
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import checkpoints, inference_data, latent
+from pyro_vae import report as pages
 from pyro_vae.batches import DTYPES
 from pyro_vae.capture import same_random_state
 from pyro_vae.classification import LabelScores, score_labels
@@ -289,14 +291,57 @@ class Run:
                 the guide knows no moments, and 1 where mean and sd are exact without.
         """
         variant = self.experiment.variant
-        drawn = variant.missing or len(variant.layers) > 1 or not variant.guide.moments
-        num_particles = num_particles or (100 if drawn else 1)
         with self.seeded():
-            codes = latent.encode(self.vae, batch, num_particles)
+            codes = latent.encode(self.vae, batch, num_particles or self._particles(bool(variant.missing)))
         # Far outside of the data an exponential goes to 0 or infinity, and q(z | x) is no density any more.
         spread = [sd.log() for sd in codes.sd.values()] if variant.guide.density and variant.guide.moments else []
         latent.check_finite([*codes.mean.values(), *codes.sd.values(), *spread])
         return codes
+
+    def _particles(self, mixed: bool) -> int:
+        """Draws that the moments of a code are averaged over: 1 where they are exact without."""
+        variant = self.experiment.variant
+        return 100 if mixed or len(variant.layers) > 1 or not variant.guide.moments else 1
+
+    def locate(self, batch: Batch, layer: str | None = None) -> latent.Points:
+        """Where data lie in the latent space, with what the decoder is given there; see `latent.locate`.
+
+        Args:
+            batch: B data.
+            layer: latent site, by default the one next to the data.
+        """
+        weighed = bool(self.experiment.variant.missing) and self.experiment.variant.rule == "sum"
+        with self.seeded():
+            points = latent.locate(self.vae, batch, layer, self._particles(weighed))
+        latent.check_finite([points.z])
+        return points if self.data.shown is None else replace(points, known=batch.x)
+
+    def decode(self, points: latent.Points, seed: int | None = None) -> Tensor:
+        """E[x | z, y] (..., *event) at points of the latent space; see `latent.decode`.
+
+        Args:
+            points: where.
+            seed: of the draws by which a point of a higher layer comes down where its prior knows no mean.
+        """
+        with self.seeded(seed):
+            return latent.decode(self.vae, points, self.data.shown)
+
+    def manifold(
+        self, size: int = 20, axes: Sequence[int] | Tensor = (0, 1), around: latent.Points | None = None
+    ) -> latent.Points:
+        """A grid of points that share the mass of the prior evenly; see `latent.manifold`."""
+        with self.seeded():
+            return latent.manifold(self.vae, size, axes, around)
+
+    def predictive(self, batch: Batch, num_draws: int = 200, seed: int | None = None) -> latent.Predictive:
+        """How sure the model is of every entry of data that it has seen; see `latent.predictive`."""
+        with self.seeded(seed):
+            return latent.predictive(self.vae, batch, num_draws)
+
+    def usage(self, batch: Batch) -> latent.Usage:
+        """Mean and KL of every datum by latent dimension; see `latent.usage`."""
+        with self.seeded():
+            return latent.usage(self.vae, batch)
 
     def mutual_information_gap(self, split: str = "train") -> dict[str, float]:
         """Whether each known factor of the data has a latent dimension of its own (MIG)."""
@@ -332,6 +377,30 @@ class Run:
             x, mean, z = latent.sample(self.vae, num, y, given)
         shown = self.data.shown
         return latent.pasted(x, known, shown), latent.pasted(mean, known, shown), z
+
+    def sample_each(
+        self, site: str, num: int = 8, y: Tensor | None = None, seed: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Every class of a label site by the same draws: x, its mean and the top latent, each (num, classes, ...).
+
+        In a row only the label differs: all else, z too where its prior does not depend on the label, is the same draw.
+
+        Args:
+            site: the label site.
+            num: draws.
+            y: the labels of the other sites (1, sites); drawn from p(y) by default.
+            seed: of the draws, the run's own by default.
+        """
+        labels = self.experiment.variant.labels
+        if site not in labels:
+            raise DeclarationError([f"site={site!r}: the label sites are: {', '.join(labels) or 'none'}."])
+        at, found = list(labels).index(site), []
+        for c in range(labels[site].classes):
+            own = torch.full((num, len(labels)), -1) if y is None else y.expand(num, -1).clone()
+            own[:, at] = c
+            found.append(self.sample(num, own, seed=seed))
+        x, mean, z = (torch.stack(parts, 1) for parts in zip(*found, strict=True))
+        return x, mean, z
 
     def reconstruct(self, batch: Batch, num_draws: int = 1, seed: int | None = None) -> latent.Draws:
         """Draws from the posterior and what they reconstruct, (S, B, ...)."""
@@ -377,6 +446,30 @@ class Run:
         with same_random_state(self.device):
             torch.manual_seed(self.experiment.seed if seed is None else seed)
             yield
+
+    def report(self, path: Path | str | None = None) -> pages.Page:
+        """Everything of the run in one HTML file that needs no network; a notebook shows it.
+
+        The diagnosis is in it where `pyro_vae.diagnose` has made one.
+
+        Args:
+            path: the file to write, DIR/report.html by default.
+        """
+        return pages.page(pages.gather(self)).written(Path(path or self.directory / "report.html"))
+
+    def explore(self) -> pages.Page:
+        """The explorer of the latent space alone, for a notebook; writes nothing."""
+        return pages.explore(pages.shown(self, pages.FEW_DATA))
+
+
+def explore(run: Run) -> pages.Page:
+    """Drag a point through the latent space of a run and see what it decodes to, in a notebook.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> pv.explore(pv.load("runs/digits-20260101-120000"))                  # doctest: +SKIP
+    """
+    return run.explore()
 
 
 def load(directory: Path | str, data: Arrays | None = None) -> Run:

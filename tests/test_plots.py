@@ -58,6 +58,16 @@ def test_grid_is_clipped():
     np.testing.assert_array_equal(grid, [[0, 0.5, 1]])
 
 
+def test_grid_is_rescaled_where_many_pixels_lie_outside():
+    """Standardised data: their whole range; a single outlier changes nothing else."""
+    spread = np.linspace(-3, 3, 64).reshape(1, 1, 8, 8)
+    np.testing.assert_allclose(as_grid(spread, 1), (spread[0, 0] + 3) / 6)
+    noisy = rng.random((2, 1, 8, 8))
+    noisy[0, 0, 0, 0] = 9
+    np.testing.assert_array_equal(as_grid(noisy, 1)[1:8], noisy[0, 0, 1:])
+    assert as_grid(noisy, 1)[0, 0] == 1
+
+
 @each
 def test_nothing_is_clipped(x, options):
     figure = data_figure(x, "Twelve draws of x, given the label", **options)

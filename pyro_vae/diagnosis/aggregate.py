@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_vae.capture import unvalidated
 from pyro_vae.diagnosis.simulation import prior_draws
 from pyro_vae.diagnostics.aggregate import Discrepancy, Surgery, collapsed, mmd_test, surgery
-from pyro_vae.latent import data_per_chunk, draw_latents, layered, side_by_side
+from pyro_vae.latent import data_per_chunk, draw_latents, layered, side_by_side, usage
 from pyro_vae.sites import Batch, label_weights, total
 from pyro_vae.vae import VAE, densities, guide_sites
 
