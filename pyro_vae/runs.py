@@ -19,21 +19,20 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from pyro_vae import checkpoints, inference_data, latent
+from pyro_vae import inference_data, latent
 from pyro_vae import report as pages
-from pyro_vae.batches import DTYPES
 from pyro_vae.capture import same_random_state
 from pyro_vae.classification import LabelScores, score_labels
 from pyro_vae.data import Arrays, Data, read_input
-from pyro_vae.data import load as load_data
 from pyro_vae.diagnostics.disentanglement import mutual_information_gap
 from pyro_vae.evaluation import Scores, evaluate, prepared, score
 from pyro_vae.experiment import Experiment, experiment_from
 from pyro_vae.files import read_yaml
 from pyro_vae.fitting import input_misfits
-from pyro_vae.planning import choose_device, count_parameters
+from pyro_vae.opening import chosen_checkpoints, read_data, read_vae
+from pyro_vae.planning import count_parameters
 from pyro_vae.posterior import posterior_draws
-from pyro_vae.records import PARTS, data_record, read_environment, read_json, read_metrics, versions, write_json
+from pyro_vae.records import PARTS, read_environment, read_json, read_metrics, versions, write_json
 from pyro_vae.sites import Batch
 from pyro_vae.specs import DeclarationError
 from pyro_vae.vae import VAE
@@ -77,38 +76,12 @@ class Run:
     @cached_property
     def data(self) -> Data:
         """The data set, read and split as in training."""
-        in_memory = self.environment.get("data_in_memory", False)
-        if in_memory and self._arrays is None:
-            raise DeclarationError(
-                [f"{self.directory}: was trained on arrays in memory; give them: load(directory, data=Arrays(x, y))."]
-            )
-        data, spec = load_data(self.experiment.data, self.experiment.seed, self._arrays), self.experiment.data
-        now, then = data_record(data), self.environment.get("data", {})
-        changed = [
-            f"{what} {now[what]}, and was {then[what]}" for what in now if now[what] != then.get(what, now[what])
-        ]
-        if changed:
-            raise DeclarationError(
-                [
-                    f"{spec.where()}: is not what {self.directory} was trained on: {'; '.join(changed)}. Restore the "
-                    "data, or train again; new data are scored and encoded with --input."
-                ]
-            )
-        return data
+        return read_data(self.directory, self.experiment, self.environment, self._arrays)
 
     @cached_property
     def vae(self) -> VAE:
         """The trained model and guide, in evaluation mode."""
-        tensors, _ = checkpoints.load(self._checkpoints()[1])
-        shape = self.environment["shape"]
-        built = tuple(shape["x"]), shape["given"], shape["masked"], self.experiment.data.standardize
-        with same_random_state(torch.device("cpu")):  # the start that is drawn here is overwritten below
-            vae = VAE(self.experiment.variant, *built)
-        wish = self.experiment.training.device
-        device = choose_device(wish if torch.cuda.is_available() else "cpu")  # trained on a GPU, read anywhere
-        vae = vae.to(device=device, dtype=DTYPES[self.experiment.training.precision])
-        checkpoints.restore(vae, tensors["model"], self.directory)
-        return vae.eval()
+        return read_vae(self.directory, self.experiment, self.environment)
 
     @property
     def device(self) -> torch.device:
@@ -126,16 +99,6 @@ class Run:
             raise DeclarationError([f"split={part!r}: must be one of {', '.join(PARTS)}."])
         if not len(getattr(self.data, part)):
             raise DeclarationError([f"split={part!r}: holds no data; set data.validation or choose another."])
-
-    def _checkpoints(self) -> tuple[Path, Path]:
-        """The newest checkpoint, and the one that holds the model: the best where training stopped early."""
-        root = self.directory / "checkpoints"
-        newest = checkpoints.latest(root)
-        if newest is None:
-            found = "no whole checkpoint" if checkpoints.steps(root) else "no checkpoint yet"
-            raise DeclarationError([f"{self.directory}: holds {found}; train it anew."])
-        best = read_json(newest / "state.json")["best_step"]
-        return newest, newest if best is None else checkpoints.step_folder(root, best)
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -215,7 +178,7 @@ class Run:
         """
         self.check_split(split)
         measured = evaluate(self.vae, self.data, self.experiment, split, num_samples, progress)
-        last, state = (read_json(folder / "state.json") for folder in self._checkpoints())
+        last, state = (read_json(folder / "state.json") for folder in chosen_checkpoints(self.directory))
         environment, seconds = self.environment, {"train": last["seconds"], **measured.pop("seconds")}
         card = {
             "variant": environment["name"],
@@ -457,10 +420,6 @@ class Run:
         """
         return pages.page(pages.gather(self)).written(Path(path or self.directory / "report.html"))
 
-    def explore(self) -> pages.Page:
-        """The explorer of the latent space alone, for a notebook; writes nothing."""
-        return pages.explore(pages.shown(self, pages.FEW_DATA))
-
 
 def explore(run: Run) -> pages.Page:
     """Drag a point through the latent space of a run and see what it decodes to, in a notebook.
@@ -469,7 +428,7 @@ def explore(run: Run) -> pages.Page:
         >>> import pyro_vae as pv
         >>> pv.explore(pv.load("runs/digits-20260101-120000"))                  # doctest: +SKIP
     """
-    return run.explore()
+    return pages.explore(pages.shown(run, pages.FEW_DATA))
 
 
 def load(directory: Path | str, data: Arrays | None = None) -> Run:

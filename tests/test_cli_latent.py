@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY, trained
 from matplotlib.image import imread
 from test_cli import N, mistake
@@ -103,3 +104,48 @@ def test_impute_a_file_with_a_mask(done, missing_run, tmp_path):
 
 def test_impute_where_nothing_is_missing_is_refused(refused, tiny_run):
     assert "nothing is missing in these data; give an --input with a mask" in mistake(refused, "impute", tiny_run)
+
+
+# ----------------------------------------------------------------------------------------- every class, and every pixel
+
+
+def test_every_class_by_the_same_draws(done, conditional_run, tmp_path):
+    done("sample", conditional_run, "--each", "digit", "-n", 3, "--seed", 4, "--out", tmp_path / "each")
+    found, run = np.load(tmp_path / "each.npz"), pv.load(conditional_run)
+    assert found["mean"].shape == (3, 10, 1, 8, 8)
+    assert (found["z"] == found["z"][:, :1]).all(), "one draw of z for all classes"
+    assert len(np.unique(found["z"][:, 0, 0])) == 3
+    for c in (0, 7):
+        points = pv.latent.Points(torch.tensor(found["z"][:, c]), "z", torch.eye(10)[[c] * 3])
+        np.testing.assert_allclose(found["mean"][:, c], run.decode(points), atol=1e-6)
+    assert imread(tmp_path / "each.png").std() > 0.05
+
+
+def test_every_cluster_has_its_own_place_by_the_same_noise(tmp_path_factory):
+    """Where p(z | y) is a normal for each class, what is held is its noise."""
+    labels = "labels={c: {classes: 3, observed: never, conditions: [prior, decoder]}}"
+    run = pv.load(trained(tmp_path_factory, *TINY, labels, "prior=normal"))
+    _, _, z = run.sample_each("c", 4)
+    noise = []
+    for c in range(3):
+        p = run.vae.priors["z"](None, torch.eye(3)[[c]], None).base_dist
+        noise.append((z[:, c] - p.loc) / p.scale)
+    torch.testing.assert_close(noise[0], noise[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(noise[0], noise[2], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(z[:, 0], z[:, 1])
+
+
+def test_every_class_of_what(refused, conditional_run, tiny_run):
+    assert mistake(refused, "sample", conditional_run, "--each", "digti") == "site='digti': the label sites are: digit."
+    assert mistake(refused, "sample", tiny_run, "--each", "digit") == "site='digit': the label sites are: none."
+    words = ["sample", conditional_run, "--each", "digit", "--label", "digit=3"]
+    assert mistake(refused, *words) == "--label digit: takes every class with --each digit; leave it out."
+
+
+def test_uncertainty_of_reconstructions(done, tiny_run, tmp_path):
+    done("reconstruct", tiny_run, "-n", 4, "--uncertainty", "--seed", 2, "--out", tmp_path / "sure")
+    found, run = np.load(tmp_path / "sure.npz"), pv.load(tiny_run)
+    expected = run.predictive(run.batch("test", range(4)), seed=2)
+    for name in ("mean", "sd", "sd_of_mean"):
+        np.testing.assert_allclose(found[f"predictive_{name}"], getattr(expected, name), atol=1e-6)
+    assert imread(tmp_path / "sure.png").std() > 0.05

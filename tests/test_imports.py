@@ -21,7 +21,7 @@ LINES = """
     diagnostics
     latent classification evaluation diagnosis
     inference_data plots diagnosis_figures card report
-    posterior runs launch examination comparable comparison
+    opening posterior runs launch examination comparable comparison
     cli_io cli_options cli_latent cli_walks cli_compare cli_diagnose cli_report cli __main__
 """
 ORDER = [line.split() for line in LINES.strip().splitlines()]

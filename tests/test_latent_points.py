@@ -158,6 +158,8 @@ def test_points_without_labels_are_refused_where_the_decoder_needs_them():
     vae = build(parts.CASES["conditional"])
     with pytest.raises(ValueError, match="the decoder needs labels: y"):
         decode(vae, Points(torch.zeros(1, 5), "z"))
+    with pytest.raises(ValueError, match="give labels to relabel"):
+        relabelled(vae, Points(torch.zeros(1, 5), "z"), "y", 0)
 
 
 @pytest.mark.parametrize("name", ["plain", "conditional", "two label sites", "ladder"])

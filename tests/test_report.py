@@ -391,7 +391,7 @@ def no_program(monkeypatch):
 def test_a_grid_stands_in(request, which, no_program):
     """The points of the grid are PyTorch's, in bytes: half of 1/255 off at most."""
     run = pv.load(request.getfixturevalue(which))
-    page = run.explore()
+    page = pv.explore(run)
     scene = scene_of(page)
     assert "program" not in scene
     assert "computed in advance" in page.html
@@ -454,7 +454,7 @@ def test_every_kind_of_run_has_a_report(kind_run):
 
 def test_dimensions_are_in_the_order_of_their_kl(kind_run):
     kind, run = kind_run
-    scene = scene_of(run.explore())
+    scene = scene_of(pv.explore(run))
     sorted_kl = [scene["spread"][d] for d in scene["order"]]
     assert sorted_kl == sorted(sorted_kl, reverse=True)
 

@@ -340,7 +340,7 @@ def test_first_paint_and_a_frame_are_fast(opened):
 def test_a_notebook_frame_runs_it(browser, make, tmp_path):
     """The sandbox of a notebook's frame lets the scripts run and nothing else."""
     path = tmp_path / "notebook.html"
-    path.write_text(f"<!doctype html><body>{make('mlp').explore()._repr_html_()}")
+    path.write_text(f"<!doctype html><body>{pv.explore(make('mlp'))._repr_html_()}")
     context = browser.new_context()
     context.set_offline(True)
     page, said = context.new_page(), []

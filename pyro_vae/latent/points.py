@@ -133,7 +133,9 @@ def relabelled(vae: VAE, points: Points, site: str, value: int) -> Points:
         raise DeclarationError([f"label {site!r}: the label sites are: {', '.join(labels) or 'none'}."])
     if not 0 <= value < labels[site].classes:
         raise DeclarationError([f"label {site}={value}: must be a class from 0 to {labels[site].classes - 1}."])
-    parts = list(points.y.split([label.classes for label in labels.values()], -1)) if points.y is not None else []
+    if points.y is None:
+        raise ValueError(f"Points(y=None): give labels to relabel, one-hot, of the sites {', '.join(labels)}.")
+    parts = list(points.y.split([label.classes for label in labels.values()], -1))
     at = list(labels).index(site)
     parts[at] = torch.zeros_like(parts[at]).index_fill(-1, torch.tensor([value], device=parts[at].device), 1.0)
     return replace(points, y=torch.cat(parts, -1))
