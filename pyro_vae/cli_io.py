@@ -93,21 +93,28 @@ def attribute(run: "Run", word: str) -> tuple[Any, str]:
     """
     import torch
 
+    from pyro_vae.specs import DeclarationError
+
+    name, equals, value = word.partition("=")
+    y = classes(run, name, f"--attribute {word}")
+    num, names = run.data.num_classes[name], run.data.names.get(name, ())
+    if not equals and num > 2:
+        raise DeclarationError([f"--attribute {name}: has {num} classes; say which, like {name}=1."])
+    chosen = _class_of(value, num, names) if equals else 1
+    if chosen is None:
+        raise DeclarationError([f"--attribute {word}: {_allowed(num, names)}"])
+    return torch.where(y < 0, -1, (y == chosen).long()), word
+
+
+def classes(run: "Run", name: str, option: str) -> Any:
+    """The classes of an attribute in the training data (N,), -1 where unknown."""
     from pyro_vae.specs import DeclarationError, did_you_mean
 
-    known, names = run.data.train.attributes, run.data.names
-    name, equals, value = word.partition("=")
+    known = run.data.train.attributes
     if name not in known:
         have = ", ".join(known) or "none"
-        raise DeclarationError([f"--attribute {word}: the training data have: {have}.{did_you_mean(name, known)}"])
-    classes = run.data.num_classes[name]
-    if not equals and classes > 2:
-        raise DeclarationError([f"--attribute {name}: has {classes} classes; say which, like {name}=1."])
-    chosen = _class_of(value, classes, names.get(name, ())) if equals else 1
-    if chosen is None:
-        raise DeclarationError([f"--attribute {word}: {_allowed(classes, names.get(name, ()))}"])
-    y = known[name]
-    return torch.where(y < 0, -1, (y == chosen).long()), word
+        raise DeclarationError([f"{option}: the training data have: {have}.{did_you_mean(name, known)}"])
+    return known[name]
 
 
 def _class_of(value: str, classes: int, names: Sequence[str]) -> int | None:

@@ -69,7 +69,7 @@ def interpolate(
         f"{cli_io.subject(run, label)}: from one datum to the next, E[x | z]",
         columns=steps + 2,
         row_labels=[*decoded] * shown,
-        column_labels=["x", *(f"{t:.2g}" for t in torch.linspace(0, 1, steps).tolist()), "x"] if steps <= 20 else (),
+        column_labels=["x", *(f"{round(t, 2):g}" for t in torch.linspace(0, 1, steps).tolist()), "x"] if steps <= 20 else (),
     )
     cli_io.save_picture(figure, path, arrays, as_json)
 
@@ -87,6 +87,10 @@ def edit(
         Literal["mean", "classifier"],
         typer.Option("--method", help="Direction of an attribute: difference of means, or a classifier's normal."),
     ] = "mean",
+    within: Annotated[
+        str | None,
+        typer.Option("--within", help="An attribute, like person: differences are taken within each of its classes."),
+    ] = None,
     reach: Annotated[
         float | None,
         typer.Option("--reach", min=0.01, max=100, help="Largest alpha: 1.5 of an attribute, else 4 sd of the codes."),
@@ -108,7 +112,7 @@ def edit(
 
     run, path = cli_io.load(directory), cli_io.target(out, directory / "edited.png")
     _images_or_refuse(run, "edit")
-    v, name, unit = _direction(run, attribute, axis, dimension, plus, minus, method)
+    v, name, unit = _direction(run, attribute, axis, dimension, plus, minus, method, within)
     reach = reach or (4.0 if unit == "s" else 1.5)
     batch, extra = cli_io.some(run, input, split, observations, 6)
     points = cli_io.labelled(run, run.locate(batch), label)
@@ -122,7 +126,7 @@ def edit(
         rows.cpu().numpy(),
         f"{cli_io.subject(run, label)}: E[x | z + alpha v] at alpha below, v {name}",
         columns=steps + 1,
-        column_labels=["x", *(f"{alpha:.2g}" for alpha in alphas.tolist())] if steps <= 20 else (),
+        column_labels=["x", *(f"{round(alpha, 2):g}" for alpha in alphas.tolist())] if steps <= 20 else (),
     )
     arrays = {"x": x, "code": points.z, "direction": v, "alpha": alphas, "mean": mean}
     cli_io.save_picture(figure, path, extra | arrays, as_json)
@@ -189,6 +193,7 @@ def _direction(
     plus: Path | None,
     minus: Path | None,
     method: str,
+    within: str | None,
 ) -> tuple["Tensor", str, str]:
     """A direction, what it is, and what alpha = 1 is: one sd of the codes ("s") or the distance of two groups."""
     import torch
@@ -205,6 +210,8 @@ def _direction(
         raise DeclarationError([f"{' and '.join(chosen)}: are several directions; give one of them."])
     if (plus is None) != (minus is None):
         raise DeclarationError(["--plus and --minus: go together: data with something, and data without it."])
+    if within is not None and (attribute is None or method != "mean"):
+        raise DeclarationError([f"--within {within}: is of an --attribute by differences of means; leave it out."])
     if method != "mean" and not (attribute or plus):
         raise DeclarationError([f"--method {method}: is of --attribute, or of --plus and --minus; give one of them."])
     find = latent.mean_difference if method == "mean" else latent.classifier_normal
@@ -215,6 +222,9 @@ def _direction(
     z, num = _training_codes(run)
     if attribute is not None:
         there, name = cli_io.attribute(run, attribute)
+        if within is not None:
+            groups = cli_io.classes(run, within, f"--within {within}")[:num]
+            return latent.mean_difference(z, there[:num], groups), f"towards {name}, within {within}", "groups"
         return find(z, there[:num]), f"towards {name}", "groups"
     if dimension is not None:
         if dimension >= z.shape[1]:

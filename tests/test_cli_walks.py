@@ -79,6 +79,19 @@ def test_edit_along_an_attribute(done, tiny_run, tmp_path):
     np.testing.assert_allclose(found["mean"][4], run.decode(points.with_z(points.z + 2 * v)), atol=1e-6)
 
 
+def test_edit_within_groups(done, tmp_path_factory, tmp_path):
+    """Differences within the classes of another attribute, in data that have two."""
+    directory = trained(tmp_path_factory, *TINY, "data=squares", "likelihood=normal", "data.binarize=none")
+    run = pv.load(directory)
+    known = run.data.train.attributes
+    first, second = list(known)[:2]
+    done("edit", directory, "--attribute", f"{first}=1", "--within", second, "--out", tmp_path / "edited")
+    z, a = run.locate(run.batch("train")).z, (known[first] == 1).long()
+    v = arrays(tmp_path / "edited")["direction"]
+    np.testing.assert_allclose(v, mean_difference(z, a, known[second]), rtol=1e-4, atol=1e-6)
+    assert not np.allclose(v, mean_difference(z, a), atol=1e-4)
+
+
 @pytest.mark.parametrize("words", [[], ["--axis", 1], ["--dimension", 1]])
 def test_edit_in_standard_deviations_of_the_codes(done, tiny_run, tmp_path, words):
     run, out = pv.load(tiny_run), tmp_path / "edited"
@@ -166,6 +179,11 @@ MISTAKES = {
     "two directions": (["edit", "--axis", 0, "--dimension", 0], "--axis and --dimension: are several directions"),
     "half a pair": (["edit", "--plus", "x.npz"], "--plus and --minus: go together"),
     "classifier of nothing": (["edit", "--method", "classifier"], "is of --attribute, or of --plus and --minus"),
+    "within what": (
+        ["edit", "--attribute", "digit=1", "--within", "person"],
+        "--within person: the training data",
+    ),
+    "within nothing": (["edit", "--axis", 0, "--within", "digit"], "is of an --attribute by differences of means"),
     "no such dimension": (["edit", "--dimension", 2], "--dimension 2: the latent has the dimensions 0 to 1."),
     "no such axis": (["edit", "--axis", 2], "--axis 2: the codes have the principal axes 0 to 1."),
     "one axis": (["manifold", "--dimension", 1], "--dimension: is given 1 times; give it twice"),

@@ -33,6 +33,26 @@ def test_mean_difference_finds_the_shift():
     torch.testing.assert_close(mean_difference(z, 1 - a), -mean_difference(z, a))
 
 
+def test_differences_within_groups_leave_out_what_tells_the_groups_apart():
+    """An attribute that comes with some groups more than with others: the plain difference is far off."""
+    group = torch.arange(N) % 10
+    a = (torch.rand(N) < group / 9).long()
+    own = 5 * torch.randn(10, 4)
+    own[:, 0] = 3.0 * torch.arange(10)
+    shift = torch.tensor([2.0, -1.0, 0.0, 0.5])
+    z = own[group] + a[:, None] * shift + torch.randn(N, 4)
+    counts = torch.stack([torch.stack([(a[group == g] == side).sum() for side in (0, 1)]) for g in range(1, 9)])
+    error = (1 / counts.double()).sum(1).mean().div(8).sqrt()  # groups 0 and 9 have one side only
+    assert_close_mc(mean_difference(z, a, group), shift, error.expand(4))
+    assert mean_difference(z, a)[0] > 5
+    order = torch.randperm(N)
+    torch.testing.assert_close(mean_difference(z[order], a[order], group[order]), mean_difference(z, a, group))
+    with pytest.raises(pv.DeclarationError, match="in none of them there are data with the attribute"):
+        mean_difference(z, a, torch.arange(N))
+    with pytest.raises(pv.DeclarationError, match=r"groups: has shape \(3,\), and there are 3000 codes"):
+        mean_difference(z, a, group[:3])
+
+
 def test_classifier_normal_is_that_of_the_linear_discriminant():
     """For normal groups of one covariance the logistic regression's normal is Sigma^-1 (m_1 - m_0)."""
     z, a, shift = two_groups(20_000)

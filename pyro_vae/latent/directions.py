@@ -1,12 +1,13 @@
 """Directions in a latent space, and which codes are near one another; codes (N, D) in, numbers out.
 
-    difference of means    v = E[z | a = 1] - E[z | a = 0]
+    difference of means    v = E[z | a = 1] - E[z | a = 0], in all of the data or within groups of them
     classifier's normal    v = n n'(E[z | a = 1] - E[z | a = 0]),  n the unit normal of a logistic regression of a on z
     principal axes         eigenvectors of the covariance of the codes, by falling variance
 
-The difference of means carries along what tends to come with an attribute (glasses come with men, say); the normal of
-a classifier is the way along which the attribute alone is told best. Both move by alpha = 1 as far as the two groups
-are apart. None depends on the order of the data.
+The difference of means carries along what tends to come with an attribute (glasses come with some persons and not with
+others, say), unless it is taken within groups that have that in common; the normal of a classifier is the way along
+which the attribute is told best. Both move by alpha = 1 as far as the two sides are apart. None depends on the order of
+the data.
 """
 
 from typing import NamedTuple
@@ -20,12 +21,14 @@ PAIRS = 2**23
 """Distances that are held at a time: 32 MB in float32."""
 
 
-def mean_difference(z: Tensor, attribute: Tensor) -> Tensor:
+def mean_difference(z: Tensor, attribute: Tensor, groups: Tensor | None = None) -> Tensor:
     """From the mean code without an attribute to the mean code with it.
 
     Args:
         z: codes (N, D).
         attribute: 1 where it is there, 0 where it is not, -1 where unknown (N,).
+        groups: a number for each datum (N,), such as whose photograph it is: the mean then is of the differences within
+            each group that has both, so that what tells the groups apart is no part of the direction.
 
     Returns:
         v (D,).
@@ -33,8 +36,22 @@ def mean_difference(z: Tensor, attribute: Tensor) -> Tensor:
     >>> mean_difference(torch.tensor([[0.0, 1.0], [2.0, 1.0], [9.0, 9.0]]), torch.tensor([0, 1, -1]))
     tensor([2., 0.])
     """
-    there, not_there = _groups(z, attribute)
+    if groups is not None:
+        return _mean_within(z, attribute, groups)
+    there, not_there = _sides(z, attribute)
     return (z[there].double().mean(0) - z[not_there].double().mean(0)).to(z.dtype)
+
+
+def _mean_within(z: Tensor, attribute: Tensor, groups: Tensor) -> Tensor:
+    """The mean over groups of the difference within each."""
+    there, not_there = _sides(z, attribute)
+    if groups.shape != z.shape[:1]:
+        raise DeclarationError([f"groups: has shape {tuple(groups.shape)}, and there are {len(z)} codes."])
+    members = [groups.to(z.device) == group for group in groups.unique()]
+    both = [some for some in members if bool((there & some).any()) and bool((not_there & some).any())]
+    if not both:
+        raise DeclarationError(["groups: in none of them there are data with the attribute (1) and without it (0)."])
+    return torch.stack([mean_difference(z[some], attribute.to(z.device)[some]) for some in both]).mean(0)
 
 
 def classifier_normal(z: Tensor, attribute: Tensor) -> Tensor:
@@ -54,7 +71,7 @@ def classifier_normal(z: Tensor, attribute: Tensor) -> Tensor:
     """
     from sklearn.linear_model import LogisticRegression
 
-    there, not_there = _groups(z, attribute)
+    there, not_there = _sides(z, attribute)
     known = there | not_there
     x = z[known].double().cpu()
     sd = x.std(0).clamp_min(1e-12)
@@ -64,7 +81,7 @@ def classifier_normal(z: Tensor, attribute: Tensor) -> Tensor:
     return normal * (normal @ mean_difference(z, attribute))
 
 
-def _groups(z: Tensor, attribute: Tensor) -> tuple[Tensor, Tensor]:
+def _sides(z: Tensor, attribute: Tensor) -> tuple[Tensor, Tensor]:
     """Where an attribute is there, and where it is not (N,)."""
     if attribute.shape != z.shape[:1]:
         raise DeclarationError([f"attribute: has shape {tuple(attribute.shape)}, and there are {len(z)} codes."])
