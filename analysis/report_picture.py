@@ -2,7 +2,9 @@
 
     python analysis/report_picture.py DIR [OUT.png]
 
-The picture in the README is that of `mnist-mlp`. Needs the package playwright and an installed Chromium.
+The picture in the README is of `pyro-vae train vae-bernoulli data=mnist data.binarize=dynamic latent.dim=2
+"encoder.widths=[256,128]" "decoder.widths=[64,64]" training.epochs=6 training.batch_size=128`. Needs the package
+playwright and an installed Chromium.
 """
 
 import shutil
@@ -23,7 +25,6 @@ def main(directory, out=ROOT / "results" / "report.png"):
         tab = browser.new_page(viewport={"width": 1100, "height": 760})
         tab.goto(Path(page.path).resolve().as_uri())
         tab.wait_for_function("window.explorer && window.explorer.image()")
-        tab.locator("#explorer").scroll_into_view_if_needed()
         tab.evaluate("document.getElementById('explorer').scrollIntoView()")
         tab.screenshot(path=str(out))
         browser.close()

@@ -7,6 +7,7 @@ import parts
 import pytest
 import torch
 from mc import assert_close_mc
+from test_latent import build
 
 import pyro_vae as pv
 from pyro_vae.latent import Points, decode, draw_posterior, locate, origin, predictive, relabelled, usage
@@ -20,15 +21,6 @@ pytestmark = pytest.mark.usefixtures("float64")
 @pytest.fixture(params=parts.CASES.values(), ids=parts.CASES.keys())
 def case(request):
     return request.param
-
-
-def build(case):
-    """A VAE whose guide tells the labels apart."""
-    vae = parts.vae(**case).eval()
-    with torch.no_grad():
-        for p in vae.heads.parameters():
-            p.mul_(1.5)
-    return vae
 
 
 def one_hot(y, classes):
