@@ -64,12 +64,13 @@ def interpolate(
     for i in range(shown := min(batch.size - 1, MOST_SHOWN // 2)):
         some = slice(i * (steps - 1), (i + 1) * (steps - 1) + 1)
         rows += [part for mean in decoded.values() for part in (x[i : i + 1], mean[some], x[i + 1 : i + 2])]
+    shares = [f"{round(t, 2):g}" for t in torch.linspace(0, 1, steps).tolist()]
     figure = plots.data_figure(
         torch.cat(rows).cpu().numpy(),
         f"{cli_io.subject(run, label)}: from one datum to the next, E[x | z]",
         columns=steps + 2,
         row_labels=[*decoded] * shown,
-        column_labels=["x", *(f"{round(t, 2):g}" for t in torch.linspace(0, 1, steps).tolist()), "x"] if steps <= 20 else (),
+        column_labels=["x", *shares, "x"] if steps <= 20 else (),
     )
     cli_io.save_picture(figure, path, arrays, as_json)
 

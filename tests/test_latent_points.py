@@ -201,14 +201,14 @@ def test_predictive_moments_are_those_of_many_replicates(case):
     vae, batch = build(case), parts.batch(case, 3)
     if vae.variant.rule == "sum" and vae.variant.missing:
         pytest.skip("rule `sum` weighs the classes of all draws together, so that their error is no sum over draws")
-    found = predictive(vae, batch, 3000)
-    draws = draw_posterior(vae, batch, 6000)
+    found = predictive(vae, batch, 1500)
+    draws = draw_posterior(vae, batch, 3000)
     assert found.mean.shape == found.sd.shape == found.sd_of_mean.shape == (3, parts.X)
     spread = (draws.x - draws.x.mean(0)).square()
-    error = spread.std(0) * (1 / math.sqrt(6000) + 1 / math.sqrt(3000)) + 1e-3
+    error = spread.std(0) * (1 / math.sqrt(3000) + 1 / math.sqrt(1500)) + 1e-3
     assert_close_mc(spread.mean(0), found.sd.square(), error)
     between = (draws.x_mean - draws.x_mean.mean(0)).square()
-    error = between.std(0) * (1 / math.sqrt(6000) + 1 / math.sqrt(3000))
+    error = between.std(0) * (1 / math.sqrt(3000) + 1 / math.sqrt(1500))
     assert_close_mc(between.mean(0), found.sd_of_mean.square(), error)
     assert (found.sd_of_mean < found.sd).all()
 

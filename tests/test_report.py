@@ -379,6 +379,13 @@ def test_an_unknown_operation_is_no_program(tiny_run, monkeypatch):
         program.translate(pv.load(tiny_run).vae, Packer())
 
 
+def test_an_operation_that_takes_constants_alone_is_no_program(tiny_run, monkeypatch):
+    """Pages know a batch norm whose statistics are constants; computed ones are no fault, but a reason for a grid."""
+    monkeypatch.setitem(program.KNOWN, "addmm", lambda t, *args: t.constants[args[1]])
+    with pytest.raises(UntranslatableError, match="of constants alone"):
+        program.translate(pv.load(tiny_run).vae, Packer())
+
+
 @pytest.fixture
 def no_program(monkeypatch):
     def refuse(*_):
@@ -430,6 +437,7 @@ def kind_run(request, tmp_path_factory):
     return request.param, pv.load(trained(tmp_path_factory, *words, *KINDS[request.param]))
 
 
+@pytest.mark.slow
 def test_every_kind_of_run_has_a_report(kind_run):
     kind, run = kind_run
     page = run.report()
@@ -452,6 +460,7 @@ def test_every_kind_of_run_has_a_report(kind_run):
     assert ("mask" in scene) == (kind == "missing")
 
 
+@pytest.mark.slow
 def test_dimensions_are_in_the_order_of_their_kl(kind_run):
     kind, run = kind_run
     scene = scene_of(pv.explore(run))

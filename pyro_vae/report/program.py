@@ -100,6 +100,12 @@ class Translation:
     def call(self, node: Node) -> None:
         """Translate an operation."""
         name = getattr(node.target, "_opname", getattr(node.target, "__name__", ""))
+        try:
+            self._call(node, name)
+        except KeyError as error:  # of `constants`
+            raise UntranslatableError(f"pages know {node.target} of constants alone") from error
+
+    def _call(self, node: Node, name: str) -> None:
         if name == "getitem":
             self.values[node] = self.values[node.args[0]][node.args[1]]  # type: ignore[index]
         elif name in MOVES:
