@@ -45,8 +45,8 @@ def interpolate(points: Points, steps: int = 10, spherical: bool = False) -> Poi
     >>> ends = Points(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), "z")
     >>> interpolate(ends, steps=3).z.tolist()
     [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
-    >>> interpolate(ends, steps=3, spherical=True).z.norm(dim=-1)
-    tensor([1., 1., 1.])
+    >>> interpolate(ends, steps=3, spherical=True).z.norm(dim=-1).round(decimals=4).tolist()
+    [1.0, 1.0, 1.0]
     """
     if points.z.dim() != 2 or len(points.z) < 2:
         raise DeclarationError([f"points: are {len(points.z)}; interpolation is between two or more."])
