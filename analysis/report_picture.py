@@ -25,7 +25,7 @@ def main(directory, out=ROOT / "results" / "report.png"):
         tab = browser.new_page(viewport={"width": 1100, "height": 760})
         tab.goto(Path(page.path).resolve().as_uri())
         tab.wait_for_function("window.explorer && window.explorer.image()")
-        tab.evaluate("document.getElementById('explorer').scrollIntoView()")
+        tab.evaluate("document.getElementById('explorer').scrollIntoView({behavior: 'instant'})")
         tab.screenshot(path=str(out))
         browser.close()
     print(out)
