@@ -17,14 +17,12 @@ from pyro_vae.capture import unvalidated
 from pyro_vae.diagnosis.simulation import prior_draws
 from pyro_vae.diagnostics.aggregate import Discrepancy, Surgery, collapsed, mmd_test, surgery
 from pyro_vae.latent import data_per_chunk, draw_latents, layered, side_by_side, usage
+from pyro_vae.latent.usage import PARTICLES
 from pyro_vae.sites import Batch, label_weights, total
 from pyro_vae.vae import VAE, densities, guide_sites
 
 PAIRS = 2**22
 """Numbers in a block of log q(z_n | x_m), times the dimensions."""
-PARTICLES = 16
-"""Draws behind the KL of each datum and the weights of missing labels."""
-
 MMD_DATA = 2000
 """Draws of each side that the MMD test compares."""
 
@@ -80,7 +78,7 @@ def aggregate_posterior(vae: VAE, batch: Batch, progress: Callable[[int], object
         Importance Weighted Autoencoders (Burda, Grosse & Salakhutdinov, 2016): active units.
     """
     z, prior = side_by_side(draw_latents(vae, batch, 1).z)[0], side_by_side(prior_draws(vae, batch, 1))[0]
-    used = usage(vae, batch, PARTICLES, progress)
+    used = usage(vae, batch, progress=progress)
     if no_surgery(vae):
         surgeon = None
         progress(batch.size)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae.classification import LabelScores, score_labels
 from pyro_vae.diagnosis import suboptimality
-from pyro_vae.diagnosis.aggregate import PARTICLES, Aggregate, aggregate_posterior
+from pyro_vae.diagnosis.aggregate import Aggregate, aggregate_posterior
 from pyro_vae.diagnosis.bounds import Estimate, Sandwich, annealed_log_likelihood, bidirectional
 from pyro_vae.diagnosis.calibration import Calibration, calibrate
 from pyro_vae.diagnosis.importance import Importance, importance_weights
@@ -24,6 +24,7 @@ from pyro_vae.diagnosis.replication import Check, check_predictive
 from pyro_vae.diagnosis.simulation import simulate
 from pyro_vae.diagnosis.suboptimality import Gaps, inference_gaps
 from pyro_vae.diagnostics.predictive import Quantity
+from pyro_vae.latent.usage import PARTICLES
 from pyro_vae.sites import Batch
 from pyro_vae.specs import DeclarationError
 from pyro_vae.vae import VAE
