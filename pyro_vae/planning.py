@@ -100,7 +100,8 @@ def compile_step(step: Step, device: torch.device) -> Step:
     With the latter a compiled step draws what an uncompiled one draws, at no cost that could be measured. Each
     compiled step has code of its own: PyTorch keeps what it compiled by code object, and few versions of each,
     so that the ninth training of a process would fail. The shapes of a training never change, so that the
-    checks that would choose among versions, a twentieth of a small step, are left out.
+    checks that would choose among versions, a twentieth of a small step, are left out, and so are those of indices
+    and strides inside, which stand in the innermost loops: the recorded program has run with all of them.
     """
     function = cast(FunctionType, step)
     own = FunctionType(
@@ -111,6 +112,7 @@ def compile_step(step: Step, device: torch.device) -> Step:
         function.__closure__,
     )
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+    options |= dict.fromkeys(("assert_indirect_indexing", "size_asserts", "alignment_asserts"), False)
     options |= {"triton.cudagraphs": True} if device.type == "cuda" else {"fallback_random": True}
     return torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
