@@ -1,10 +1,12 @@
 """The command line. Heavy imports happen inside the commands, so that `--help` answers at once.
 
 Every command takes --json (one JSON object on stdout, nothing else) and --quiet. A user's mistake exits 2
-with one message per mistake; a fault of ours exits 1; a signal exits 128 + its number, saved.
+with one message per mistake; a fault of ours exits 1; a signal exits 128 + its number, saved. Of several
+processes that `torchrun` started one prints; the first alone does what they cannot do together.
 """
 
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -12,11 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyro_vae import cli_compare, cli_diagnose, cli_io, cli_latent, cli_report, cli_walks
+from pyro_vae import cli_compare, cli_diagnose, cli_io, cli_latent, cli_report, cli_walks, distributed
 from pyro_vae.cli_options import Directory, Input, Json, Out, Overrides, Quiet, Samples, SplitName
 
 if TYPE_CHECKING:
     from pyro_vae.runs import Run
+
+LOST = 75
+"""Exit code where another process was lost: EX_TEMPFAIL, to be tried again."""
 
 app = typer.Typer(
     name="pyro-vae",
@@ -29,22 +34,32 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line and exit."""
-    sys.exit(_guarded(sys.argv[1:]))
+    code = _guarded(sys.argv[1:])
+    if code == LOST:  # what still waits for the process that was lost would wait for ever
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _guarded(arguments: list[str]) -> int:
     """Run a command; the exit code."""
     try:
+        if _left_to_the_first(arguments):
+            return 0
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"pyro-vae: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_: _warn(message)
             app(arguments, standalone_mode=True)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
     except KeyboardInterrupt:
-        print("pyro-vae: stopped; nothing was written.", file=sys.stderr)
+        if distributed.speaks():
+            print("pyro-vae: stopped; nothing was written.", file=sys.stderr)
         return 130
     except Exception as error:
         code, problems = _judged(error)
+        if not distributed.speaks():
+            return code
         if code == 1:
             raise
         if "--json" in arguments:
@@ -56,6 +71,21 @@ def _guarded(arguments: list[str]) -> int:
     return 0
 
 
+def _left_to_the_first(arguments: list[str]) -> bool:
+    """Whether a command is not this process's: of several, the first alone does what they cannot do together."""
+    world = distributed.described()
+    if world.size == 1 or arguments[:1] in [[name] for name in distributed.TOGETHER]:
+        return False
+    distributed.leave()
+    return not world.first
+
+
+def _warn(message: Warning | str) -> None:
+    """A line for what a library warns of; of several processes from the first."""
+    if distributed.described().first:
+        print(f"pyro-vae: {message}", file=sys.stderr)
+
+
 def _judged(error: Exception) -> tuple[int, list[str]]:
     """Exit code and message lines of an error: 2 for a user's, 1 for ours, 128 + n for a signal."""
     from pyro_vae.checkpoints import CheckpointError
@@ -65,6 +95,8 @@ def _judged(error: Exception) -> tuple[int, list[str]]:
 
     if isinstance(error, DeclarationError):
         return 2, list(error.problems)
+    if isinstance(error, distributed.RankLost):
+        return LOST, [f"{error}."]
     if isinstance(error, Interrupted):
         return 128 + error.signum, [str(error)]
     if isinstance(error, CheckpointError | NumericsError):
@@ -164,8 +196,9 @@ def train(
     from pyro_vae.experiment import experiment_from, load_experiment
     from pyro_vae.specs import DeclarationError
 
+    world = distributed.join()
     quiet = quiet or as_json
-    _log_to_stderr(quiet)
+    _log_to_stderr(quiet or not world.first)
     words = arguments or []
     source = words[0] if words and "=" not in words[0] else None
     overrides = words[1:] if source else words
@@ -193,7 +226,8 @@ def train(
             quiet=quiet,
             num_samples=samples,
         )
-    _report(run, run.result, as_json)
+    if world.first:
+        _report(run, run.result, as_json)
 
 
 @app.command()
@@ -205,13 +239,15 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """ELBO, importance-sampled log p(x), KL, active units, k-hat share; writes result.json."""
-    run = cli_io.load(directory)
+    world, run = distributed.join(), cli_io.load(directory)
     from pyro_vae.progress import counter
     from pyro_vae.runs import PARTS
 
-    total = len(getattr(run.data, split)) if split in PARTS else 0
-    card = run.evaluate(split, samples, counter(total, "evaluating", quiet or as_json))
-    _report(run, card, as_json)
+    total = len(getattr(world.in_turn(lambda: run.data), split)) if split in PARTS else 0
+    shown = counter(total, "evaluating", quiet or as_json or not world.first)
+    card = run.evaluate(split, samples, shown, world)
+    if world.first:
+        _report(run, card, as_json)
 
 
 @app.command()

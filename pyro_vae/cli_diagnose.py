@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pyro_vae import cli_io
+from pyro_vae import cli_io, distributed
 from pyro_vae.cli_options import Directory, Json, Quiet, SplitName
 
 
@@ -24,17 +24,20 @@ def diagnose(
     quiet: Quiet = False,
 ) -> None:
     """Is the posterior any good? posterior.nc, diagnostics.json, plots/, and a verdict in plain words."""
-    from pyro_vae.examination import diagnose
+    from pyro_vae.examination import assist, diagnose
 
-    run = cli_io.load(directory)
-    run.check_split(split)
+    world, run = distributed.join(2 * budget + distributed.PATIENCE), cli_io.load(directory)
+    world.in_turn(lambda: run.check_split(split))
     num = min(observations, len(getattr(run.data, split)))
 
     def said(title: str) -> None:
         if not (quiet or as_json):
             print(f"pyro-vae: {title} ...", file=sys.stderr)
 
-    found = diagnose(run, range(num), draws, budget, split, progress=said)
+    if not world.first:
+        assist(run, range(num), budget, split, world)
+        return
+    found = diagnose(run, range(num), draws, budget, split, progress=said, world=world)
     files = [run.directory / name for name in ("posterior.nc", "diagnostics.json", "plots")]
     if as_json:
         print(json.dumps(found.numbers["verdict"] | {"files": [str(path) for path in files]}))

@@ -4,7 +4,8 @@
     log p^_K(x)        log (1/K) sum_k w_k, z_k ~ q(z | x); its expectation is a lower bound of log p(x)
     k-hat              tail index of the w_k per datum: above the threshold log p^_K(x) is not to be trusted
 
-K draws are taken in chunks that bound memory, whatever K and the number of data.
+K draws are taken in chunks that bound memory, whatever K and the number of data. Each chunk of data has random numbers
+of its own, so that the result does not depend on how many processes share the chunks.
 """
 
 import math
@@ -21,6 +22,7 @@ from pyro_vae.capture import same_random_state, unvalidated
 from pyro_vae.data import Data
 from pyro_vae.diagnostics.importance import RunningLogMeanExp, mean_and_standard_error
 from pyro_vae.diagnostics.psis import khat_report, pareto_khat
+from pyro_vae.distributed import ALONE, World, derived
 from pyro_vae.experiment import Experiment
 from pyro_vae.latent import chunks, data_per_chunk, moments, particles_per_chunk
 from pyro_vae.objectives import split, terms
@@ -170,6 +172,7 @@ def evaluate(
     part: str = "test",
     num_samples: int = 1000,
     progress: Callable[[int], object] = lambda n: None,
+    world: World = ALONE,
 ) -> dict[str, Any]:
     """The figures of `result.json` that come from the model and the data.
 
@@ -180,6 +183,7 @@ def evaluate(
         part: "train", "validation" or "test".
         num_samples: K importance samples per datum.
         progress: called with the number of data just done.
+        world: the processes that share the work; all get the result.
 
     Returns:
         The part of the result card that this measures; nats per datum, `{"value", "standard_error"}` over data.
@@ -189,13 +193,21 @@ def evaluate(
     if not normalized:
         num_samples = 1  # for the reconstruction, all that is reported
     device = next(vae.parameters()).device
-    was_training, found, num_data = vae.training, list[Scores](), 0
+    was_training, found, num_data = vae.training, dict[int, Scores](), 0
+    every = (
+        some
+        for block in blocks(data, part, experiment, device)
+        for some in chunks(block, data_per_chunk(vae, 1, DATA_PER_CHUNK))
+    )
     with same_random_state(device):
-        torch.manual_seed(experiment.seed)
-        for block in blocks(data, part, experiment, device):
-            found.append(score(vae.eval(), block, num_samples, progress, num_data))
-            num_data += block.size
-    scores = _joined(found)
+        for number, some in enumerate(every):
+            if number % world.size == world.rank:
+                torch.manual_seed(derived(experiment.seed, number))
+                found |= {number: score(vae.eval(), some, num_samples, first=num_data)}
+            num_data += some.size
+            progress(some.size)
+    found = {number: scores for part in world.gather(found) for number, scores in part.items()}
+    scores = _joined([found[number] for number in sorted(found)])
     vae.train(was_training)
     active, active_error = active_units(torch.cat(list(scores.mean.values()), -1))
     khat_draws = min(num_samples, KHAT_DRAWS)

@@ -20,6 +20,7 @@ from pyro_vae.diagnosis.verdict import Statement, overall, verdict
 from pyro_vae.diagnostics.importance import effective_sample_size
 from pyro_vae.diagnostics.predictive import Quantity, nearest_neighbour, quantities
 from pyro_vae.diagnostics.psis import pareto_khat, resampled
+from pyro_vae.distributed import ALONE, World
 from pyro_vae.latent import LatentDraws, side_by_side
 from pyro_vae.networks import fill
 from pyro_vae.posterior import posterior_draws
@@ -88,6 +89,7 @@ def diagnose(
     test_quantities: Mapping[str, Quantity] | None = None,
     save: bool = True,
     progress: Callable[[str], object] = lambda title: None,
+    world: World = ALONE,
 ) -> Diagnosis:
     """Is the posterior of a run any good?
 
@@ -103,6 +105,7 @@ def diagnose(
             numbers (M,).
         save: whether to write posterior.nc, diagnostics.json and plots/ into the run directory.
         progress: called with the title of each section before it.
+        world: the processes that share the work, if several; the first one calls this, the others `assist`.
 
     Returns:
         `Diagnosis`: print it.
@@ -119,7 +122,7 @@ def diagnose(
     chosen = list(range(min(OBSERVATIONS, size)) if observations is None else observations)
     _check(chosen, num_draws, budget, sum(run.experiment.variant.layers.values()))
     with run.seeded():
-        material = _material(run, split, chosen, test_quantities or {})
+        material = _material(run, split, chosen, test_quantities or {})._replace(world=world)
         found = examine(material, budget, progress)
         tree, guide, psir = _tree(run, material, found, chosen, num_draws, split)
     chains = _convergence(found)
@@ -142,6 +145,12 @@ def diagnose(
         for name, figure in figures.items():
             plots.save(figure, run.directory / "plots" / f"{name}.png")
     return Diagnosis(made, statements, tree, figures, found, run.directory if save else None)
+
+
+def assist(run: Run, observations: Iterable[int], budget: float, split: str, world: World) -> None:
+    """The part of another process than the first in a diagnosis; the arguments are those of `diagnose`."""
+    with run.seeded(world.seed(run.experiment.seed)):
+        examine(_material(run, split, list(observations), {})._replace(world=world), budget)
 
 
 def _check(observations: list[int], num_draws: int, budget: float, dims: int) -> None:

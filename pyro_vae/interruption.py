@@ -1,12 +1,15 @@
 """Stopping a run from outside: SIGINT and SIGTERM are noted, the step is finished, the state is saved."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from pyro_vae.distributed import RankLost
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop, and saved
@@ -44,5 +47,7 @@ def signals() -> Iterator[list[int]]:
     try:
         yield caught
     finally:
+        # torchrun asks the others to stop where one is lost: they are ending, and shall still say why.
+        ending = isinstance(sys.exception(), RankLost)
         for number, old in before.items():
-            signal.signal(number, old)
+            signal.signal(number, signal.SIG_IGN if ending else old)

@@ -17,11 +17,12 @@ from pyro_vae.capture import same_random_state
 from pyro_vae.data import Arrays, Data
 from pyro_vae.data import load as load_data
 from pyro_vae.data.sets import in_memory
+from pyro_vae.distributed import World, join
 from pyro_vae.evaluation import prepared
 from pyro_vae.experiment import Experiment, check, dump, load_experiment
 from pyro_vae.interruption import Interrupted, signals
 from pyro_vae.networks import fill
-from pyro_vae.planning import choose_device, choose_threads, decide_compile, planned_steps
+from pyro_vae.planning import check_world, choose_device, choose_threads, decide_compile, planned_steps
 from pyro_vae.progress import counter
 from pyro_vae.records import data_record, read_json, versions, write_json, write_text
 from pyro_vae.runs import IMPORTANCE_SAMPLES, Run
@@ -43,7 +44,7 @@ def train(
     quiet: bool = False,
     num_samples: int = IMPORTANCE_SAMPLES,
 ) -> Run:
-    """Train an experiment and evaluate it.
+    """Train an experiment and evaluate it; of the processes that `torchrun` starts, each does its part.
 
     Args:
         experiment: the declaration, `digits` by default.
@@ -61,7 +62,9 @@ def train(
         DeclarationError: something in the declaration or the data is wrong; nothing is written.
         NumericsError: a step was not finite; the last checkpoint stays.
         Interrupted: a signal asked to stop; the state is saved.
+        RankLost: another process ended; the last checkpoint is good.
     """
+    world = join()
     if not isinstance(experiment, Experiment | None):
         raise DeclarationError(
             [f"experiment={experiment!r}: must be an Experiment; pyro_vae.load_experiment(NAME or FILE) reads one."]
@@ -70,24 +73,35 @@ def train(
     experiment = experiment or load_experiment("digits")
     own = experiment.data.located() if data is None else in_memory(experiment.data)
     experiment = experiment.replace(data=own)
-    loaded = load_data(experiment.data, experiment.seed, data)
+    declared = experiment
+    loaded = world.in_turn(lambda: load_data(declared.data, declared.seed, data))
     check(experiment, loaded)
+    check_world(experiment, world)
     device = choose_device(experiment.training.device)
     vae = build(experiment, loaded, device)
     if start_from is not None:
         _start_from(vae, start_from)
     else:
         initialise(vae, loaded, experiment, device)
-    folder = _new_directory(out, name)
     compiled, reason = decide_compile(experiment, loaded, device)
-    write_text(folder / "experiment.yaml", dump(experiment))
-    environment = _environment(name, experiment, vae, device, reason, data is not None) | {"data": data_record(loaded)}
-    write_json(folder / "environment.json", environment)
+    environment = _environment(name, experiment, vae, device, reason, data is not None)
+    environment |= {"processes": world.size, "data": data_record(loaded)}
+
+    def started() -> Path:
+        folder = _new_directory(out, name)
+        write_text(folder / "experiment.yaml", dump(declared))
+        write_json(folder / "environment.json", environment)
+        return folder
+
+    folder = world.once(started)
     run = Run(folder, data)
     run.data = loaded
-    log.info(reason)
-    _warn_of_few_steps(experiment, loaded)
-    return _finish(run, Trainer(experiment, loaded, vae, folder, compiled, quiet), quiet, num_samples)
+    if world.first:
+        log.info(reason)
+        _warn_of_few_steps(experiment, loaded)
+        _warn_of_parts(experiment, world)
+    quiet = quiet or not world.first
+    return _finish(run, Trainer(experiment, loaded, vae, folder, compiled, quiet, world), quiet, num_samples)
 
 
 FEW_STEPS = 500
@@ -104,6 +118,18 @@ def _warn_of_few_steps(experiment: Experiment, data: Data) -> None:
         )
 
 
+def _warn_of_parts(experiment: Experiment, world: World) -> None:
+    """Say so where a process that sees a part of each batch does something else than one that sees all of it."""
+    encoder, decoder = experiment.variant.encoder, experiment.variant.decoder
+    whole = [] if experiment.objective.bound else ["the objective's regulariser of the aggregate posterior"]
+    whole += ["batch norm"] if "batch" in (getattr(encoder, "norm", None), getattr(decoder, "norm", None)) else []
+    if world.size > 1 and whole:
+        log.warning(
+            f"{' and '.join(whole)} looks at a batch as a whole: in each of {world.size} processes at its own part of "
+            f"the {experiment.training.batch_size} data"
+        )
+
+
 def resume(
     directory: Path | str, data: Arrays | None = None, *, quiet: bool = False, num_samples: int = IMPORTANCE_SAMPLES
 ) -> Run:
@@ -114,22 +140,33 @@ def resume(
         data: the data of a run trained on data in memory.
         quiet: no progress bar.
         num_samples: importance samples per datum of the evaluation.
+
+    The number of processes may be another one than before; with the same number the run ends in the same bits.
     """
-    run = Run(directory, data)
-    check(run.experiment, run.data)
-    root = run.directory / "checkpoints"
+    world, run = join(), Run(directory, data)
+    check(run.experiment, world.in_turn(lambda: run.data))
+    check_world(run.experiment, world)
+    newest = world.once(lambda: _newest(run.directory))
+    vae = build(run.experiment, run.data, choose_device(run.experiment.training.device))
+    compiled = read_json(newest / "state.json")["compiled"]
+    quiet = quiet or not world.first
+    trainer = Trainer(run.experiment, run.data, vae, run.directory, compiled, quiet, world)
+    trainer.load(newest)
+    finished = trainer.progress.stopped or trainer.progress.epoch >= run.experiment.training.epochs
+    if finished and world.first:
+        log.info("the training was finished: nothing is left of it but the evaluation")
+    return _finish(run, trainer, quiet, num_samples)
+
+
+def _newest(directory: Path) -> Path:
+    """The newest whole checkpoint of a run, after tidying up."""
+    root = directory / "checkpoints"
     checkpoints.sweep(root)
     newest = checkpoints.latest(root)
     if newest is None:
         found = "holds no whole checkpoint" if checkpoints.steps(root) else "was stopped before its first checkpoint"
         raise DeclarationError([f"{directory}: {found}; train it anew."])
-    vae = build(run.experiment, run.data, choose_device(run.experiment.training.device))
-    compiled = read_json(newest / "state.json")["compiled"]
-    trainer = Trainer(run.experiment, run.data, vae, run.directory, compiled, quiet)
-    trainer.load(newest)
-    if trainer.progress.stopped or trainer.progress.epoch >= run.experiment.training.epochs:
-        log.info("the training was finished: nothing is left of it but the evaluation")
-    return _finish(run, trainer, quiet, num_samples)
+    return newest
 
 
 def _finish(run: Run, trainer: Trainer, quiet: bool, num_samples: int) -> Run:
@@ -144,7 +181,7 @@ def _finish(run: Run, trainer: Trainer, quiet: bool, num_samples: int) -> Run:
             count(number)
 
         count = counter(len(getattr(run.data, part)), "evaluating", quiet)
-        run.evaluate(part, num_samples, stop_or_count)
+        run.evaluate(part, num_samples, stop_or_count, trainer.world)
     return run
 
 

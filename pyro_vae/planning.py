@@ -3,7 +3,7 @@
 import os
 import shutil
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from pyro_vae.data import Data
+from pyro_vae.distributed import World, described
 from pyro_vae.experiment import Experiment
 from pyro_vae.specs import DeclarationError
-from pyro_vae.step import Step
 from pyro_vae.vae import VAE
 
 COMPILE_PAYS = {"cpu": 20_000, "cuda": 5_000}
@@ -25,30 +25,62 @@ SMALL_STEP = 10_000_000
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a declaration; `auto` is a GPU where there is one.
+    """The device of a declaration; `auto` is a GPU where there is one, of several processes one for each.
 
     Raises:
         DeclarationError: a GPU is asked for where there is none.
     """
+    world = described()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
+    if device.type == "cuda" and world.size > 1:
+        return _own_gpu(device, world)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         number = torch.cuda.device_count() or "no"
         raise DeclarationError([f"training.device={name!r}: {number} GPU is visible here; use auto or cpu."])
     return device
 
 
+def _own_gpu(device: torch.device, world: World) -> torch.device:
+    """The GPU of this process, one of several on this machine."""
+    number, there = world.local_size, torch.cuda.device_count()
+    if device.index is not None:
+        advice = "cuda takes one for each, and a single process is started without torchrun"
+        raise DeclarationError([f"training.device='{device}': is one GPU, for {number} processes; {advice}."])
+    if number > there:
+        advice = f"start torchrun with --nproc-per-node {there}, or set training.device=cpu" if there else "use cpu"
+        raise DeclarationError([f"training.device='cuda': {number} processes and {there or 'no'} GPU here; {advice}."])
+    torch.cuda.set_device(world.local_rank)
+    return torch.device("cuda", world.local_rank)
+
+
+def check_world(experiment: Experiment, world: World) -> None:
+    """Refuse more processes than there are data in a batch.
+
+    Raises:
+        DeclarationError: some would have nothing to do.
+    """
+    size = experiment.training.batch_size
+    if size < world.size:
+        advice = "raise it, or start fewer with torchrun --nproc-per-node"
+        raise DeclarationError(
+            [f"training.batch_size={size}: is shared by {world.size} processes, which need a datum each; {advice}."]
+        )
+
+
 def choose_threads(experiment: Experiment, vae: VAE) -> int:
     """Threads of the training steps on a CPU: one where a step is so small that a second one only waits.
 
     Two threads that wait for one another in every operation are no faster on an idle machine, and twenty
-    times slower on a busy one.
+    times slower on a busy one. Several processes share the cores of their machine, unless OMP_NUM_THREADS, which
+    torchrun sets to 1, says how many each takes.
     """
-    variant = experiment.variant
+    variant, world = experiment.variant, described()
     dense = not (variant.encoder.image_only or variant.decoder.image_only)
-    work = experiment.training.batch_size * variant.cells * count_parameters(vae)
-    return 1 if dense and work < SMALL_STEP else torch.get_num_threads()
+    work = experiment.training.batch_size * variant.cells * count_parameters(vae) / world.size
+    share = 1 if "OMP_NUM_THREADS" in os.environ else world.local_size
+    return 1 if dense and work < SMALL_STEP else max(1, torch.get_num_threads() // share)
 
 
 @contextmanager
@@ -94,8 +126,8 @@ def _has_compiler() -> bool:
     return shutil.which(compiler) is not None and headers.exists()
 
 
-def compile_step(step: Step, device: torch.device) -> Step:
-    """Compile a step; on a GPU with CUDA graphs, on a CPU with PyTorch's own random numbers.
+def compile_step[T: Callable[..., Any]](step: T, device: torch.device) -> T:
+    """Compile a step, or half of one; on a GPU with CUDA graphs, on a CPU with PyTorch's own random numbers.
 
     With the latter a compiled step draws what an uncompiled one draws, at no cost that could be measured. Each
     compiled step has code of its own: PyTorch keeps what it compiled by code object, and few versions of each,
@@ -114,7 +146,7 @@ def compile_step(step: Step, device: torch.device) -> Step:
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
     options |= dict.fromkeys(("assert_indirect_indexing", "size_asserts", "alignment_asserts"), False)
     options |= {"triton.cudagraphs": True} if device.type == "cuda" else {"fallback_random": True}
-    return torch.compile(own, fullgraph=True, dynamic=False, options=options)
+    return cast(T, torch.compile(own, fullgraph=True, dynamic=False, options=options))
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -25,6 +25,7 @@ from pyro_vae.capture import same_random_state
 from pyro_vae.classification import LabelScores, score_labels
 from pyro_vae.data import Arrays, Data, read_input
 from pyro_vae.diagnostics.disentanglement import mutual_information_gap
+from pyro_vae.distributed import ALONE, World
 from pyro_vae.evaluation import Scores, evaluate, prepared, score
 from pyro_vae.experiment import Experiment, experiment_from
 from pyro_vae.files import read_yaml
@@ -165,6 +166,7 @@ class Run:
         split: str = "test",
         num_samples: int = IMPORTANCE_SAMPLES,
         progress: Callable[[int], object] = lambda n: None,
+        world: World = ALONE,
     ) -> dict[str, Any]:
         """Evaluate and write the result card.
 
@@ -172,12 +174,17 @@ class Run:
             split: which data.
             num_samples: K importance samples per datum.
             progress: called with the number of data just done.
+            world: the processes that share the work, if several; each calls this.
 
         Returns:
             The card, as in result.json.
         """
         self.check_split(split)
-        measured = evaluate(self.vae, self.data, self.experiment, split, num_samples, progress)
+        measured = evaluate(self.vae, self.data, self.experiment, split, num_samples, progress, world)
+        return world.once(lambda: self._write_card(measured))
+
+    def _write_card(self, measured: dict[str, Any]) -> dict[str, Any]:
+        """What was measured and what is known of the run, in result.json."""
         last, state = (read_json(folder / "state.json") for folder in chosen_checkpoints(self.directory))
         environment, seconds = self.environment, {"train": last["seconds"], **measured.pop("seconds")}
         card = {

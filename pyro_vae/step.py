@@ -21,7 +21,7 @@ References:
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -109,8 +109,23 @@ class Resident(NamedTuple):
     """Which rows of x and mask are the data, where these stay on disk; None: all of them."""
 
 
+class Slope(NamedTuple):
+    """What a batch says: all that an update needs, and all that several processes add up."""
+
+    gradient: Tensor
+    """Flat."""
+    values: list[Tensor]
+    """METRICS, each ()."""
+    sites: list[Tensor]
+    """log p and log q of every site, summed, each (): for the flags."""
+    buffers: list[Tensor]
+    """As they are after the batch."""
+
+
 type Prepare = Callable[[Batch], Batch]
 type Step = Callable[[State, Plan, Resident], None]
+type Differentiate = Callable[[State, Plan, Resident], Slope]
+type Apply = Callable[[State, Plan, Slope], None]
 
 
 def learning_rate_factors(objective: nn.Module, rates: dict[str, float], layout: Layout) -> Tensor | None:
@@ -180,23 +195,102 @@ def make_step(
     Returns:
         The step; run it under `torch.no_grad()`.
     """
+    differentiate, apply = make_halves(program, layout, prepare, adam, clip_norm, factors)
 
     def step(state: State, plan: Plan, data: Resident) -> None:
+        apply(state, plan, differentiate(state, plan, data))
+
+    return step
+
+
+def make_halves(
+    program: Program,
+    layout: Layout,
+    prepare: Prepare,
+    adam: Optimizer,
+    clip_norm: float | None,
+    factors: Tensor | None = None,
+) -> tuple[Differentiate, Apply]:
+    """The two halves of a step, between which several processes add up what they found; arguments as of `make_step`."""
+
+    def differentiate(state: State, plan: Plan, data: Resident) -> Slope:
         at = state.position
         batch = fetch(data, plan.order.index_select(0, at)[0], prepare)
         weights = {name: value.index_select(0, at)[0] for name, value in plan.weights.items()}
         parameters = layout.unflatten(state.parameters)
         loss, terms, gradients, buffers = program(parameters, state.buffers, batch, weights)
-        gradient = layout.flatten(gradients)
+        values = [loss, *(getattr(terms, name).mean() for name in METRICS[1:])]
+        sites = [site.sum() for site in (*terms.log_p.values(), *terms.log_q.values())]
+        return Slope(layout.flatten(gradients), values, sites, buffers)
+
+    def apply(state: State, plan: Plan, slope: Slope) -> None:
+        gradient = slope.gradient
         norm = gradient.square().sum().sqrt()
         if clip_norm is not None:
             gradient = gradient * (clip_norm / (norm + 1e-6)).clamp(max=1.0)
-        finite = torch.isfinite(loss) & torch.isfinite(norm)
-        rate = plan.learning_rates.index_select(0, at)[0]
+        finite = torch.isfinite(slope.values[0]) & torch.isfinite(norm)
+        rate = plan.learning_rates.index_select(0, state.position)[0]
         update(state, gradient, rate, adam, finite, factors)
-        for old, new in zip(state.buffers, buffers, strict=True):
+        for old, new in zip(state.buffers, slope.buffers, strict=True):
             old.copy_(torch.where(finite, new, old))
-        _record(state, loss, terms, norm, finite)
+        _record(state, slope, norm, finite)
+
+    return differentiate, apply
+
+
+def make_shared_step(
+    halves: tuple[Differentiate, Apply],
+    state: State,
+    num_sites: int,
+    changing: list[bool],
+    share: float,
+    add_up: Callable[[Tensor], None],
+    compiled: Callable[[Any], Any] = lambda half: half,
+) -> Step:
+    """The step of one of several processes: each differentiates its part of a batch, and all apply the sum.
+
+    Everything that the processes tell each other is one vector: the gradient, what is recorded, and by how much
+    buffers changed, weighted by the process's share of the batch. A NaN of one is a NaN of all.
+
+    Args:
+        halves: of the step.
+        state: what it changes.
+        num_sites: number of sites in `Slope.sites`.
+        changing: which buffers a step changes, such as the running moments of a batch norm.
+        share: of the batch, B_local / B.
+        add_up: sums a tensor over the processes, in place.
+        compiled: compiles a half.
+    """
+    differentiate, apply = halves
+    moving = [buffer for buffer, changes in zip(state.buffers, changing, strict=True) if changes]
+    sizes = [len(state.parameters), len(METRICS) + num_sites, *(buffer.numel() for buffer in moving)]
+    vector = state.parameters.new_zeros(sum(sizes))
+    if vector.device.type == "cuda":  # it stays where it is between two CUDA graphs
+        torch._dynamo.mark_static_address(vector)
+
+    def before(state: State, plan: Plan, data: Resident, vector: Tensor) -> None:
+        slope = differentiate(state, plan, data)
+        pairs = zip(slope.buffers, state.buffers, changing, strict=True)
+        changes = [(new - old).reshape(-1).to(vector.dtype) for new, old, moves in pairs if moves]
+        numbers = torch.stack([number.to(vector.dtype) for number in (*slope.values, *slope.sites)])
+        vector.copy_(torch.cat([slope.gradient, numbers, *changes]) * share)
+
+    def after(state: State, plan: Plan, vector: Tensor) -> None:
+        gradient, numbers, *changes = vector.split(sizes)
+        scalars, each, buffers = list(numbers.unbind()), iter(changes), list[Tensor]()
+        for old, moves in zip(state.buffers, changing, strict=True):
+            change = next(each).view(old.shape) if moves else None
+            if change is not None and not old.is_floating_point():
+                change = change.round().to(old.dtype)  # a counter, which is the same in all processes
+            buffers.append(old if change is None else (old + change).to(old.dtype))
+        apply(state, plan, Slope(gradient, scalars[: len(METRICS)], scalars[len(METRICS) :], buffers))
+
+    before, after = compiled(before), compiled(after)
+
+    def step(state: State, plan: Plan, data: Resident) -> None:
+        before(state, plan, data, vector)
+        add_up(vector)
+        after(state, plan, vector)
 
     return step
 
@@ -230,13 +324,12 @@ def flags(terms: Terms) -> list[str]:
     return [*(f"log p at {name}" for name in terms.log_p), *(f"log q at {name}" for name in terms.log_q), "gradient"]
 
 
-def _record(state: State, loss: Tensor, terms: Terms, norm: Tensor, finite: Tensor) -> None:
+def _record(state: State, slope: Slope, norm: Tensor, finite: Tensor) -> None:
     """Add to the sums of the epoch, latch the first fault, move on."""
-    values = torch.stack([loss, *(getattr(terms, name).mean() for name in METRICS[1:])]).to(torch.float64)
+    values = torch.stack(slope.values).to(torch.float64)
     row = torch.cat([values.new_ones(1), values])
     state.totals.add_(torch.where(finite, row, torch.zeros_like(row)))
-    sites = [site.sum() for site in (*terms.log_p.values(), *terms.log_q.values())]
-    bad = torch.stack([~torch.isfinite(value) for value in (*sites, norm)]).to(torch.int64)
+    bad = torch.stack([~torch.isfinite(value) for value in (*slope.sites, norm)]).to(torch.int64)
     latch = ~finite & (state.fault[0] < 0)
     state.fault.copy_(torch.where(latch, torch.cat([state.position, bad]), state.fault))
     state.position.add_(1)

@@ -7,7 +7,7 @@ the same versions and number of threads.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,29 @@ from torch import Tensor
 
 from pyro_vae import checkpoints
 from pyro_vae.batches import DTYPES, preparer, resident
-from pyro_vae.capture import capture, same_random_state, unvalidated, value_and_gradient
+from pyro_vae.capture import Program, capture, same_random_state, unvalidated, value_and_gradient
 from pyro_vae.data import Data
+from pyro_vae.distributed import ALONE, RankLost, World, derived
 from pyro_vae.experiment import Experiment
 from pyro_vae.interruption import Interrupted, signals
 from pyro_vae.planning import choose_threads, compile_step, threads
 from pyro_vae.progress import bar
 from pyro_vae.records import Metrics, truncate_metrics, write_metrics
 from pyro_vae.sites import Batch
-from pyro_vae.step import METRICS, Layout, Plan, State, Step, fetch, flags, learning_rate_factors, make_step, new_state
+from pyro_vae.step import (
+    METRICS,
+    Layout,
+    Plan,
+    State,
+    Step,
+    fetch,
+    flags,
+    learning_rate_factors,
+    make_halves,
+    make_shared_step,
+    make_step,
+    new_state,
+)
 from pyro_vae.vae import VAE
 
 log = logging.getLogger("pyro_vae")
@@ -64,7 +78,14 @@ class Trainer:
     """One training: the objective, the compiled step and the state it changes."""
 
     def __init__(
-        self, experiment: Experiment, data: Data, vae: VAE, folder: Path, compiled: bool, quiet: bool = False
+        self,
+        experiment: Experiment,
+        data: Data,
+        vae: VAE,
+        folder: Path,
+        compiled: bool,
+        quiet: bool = False,
+        world: World = ALONE,
     ) -> None:
         """Move the data to the device, record the step, and compile it if so decided.
 
@@ -75,8 +96,11 @@ class Trainer:
             folder: run directory.
             compiled: what `decide_compile` said, or what the run that is resumed says.
             quiet: no progress bar.
+            world: the processes that train together, each on its part of every batch.
         """
         training = experiment.training
+        self.world, self.agreed = world, world.agreement()
+        self.part = world.part(training.batch_size)
         self.experiment, self.data, self.vae, self.folder, self.quiet = experiment, data, vae, folder, quiet
         self.device = next(vae.parameters()).device
         with same_random_state(torch.device("cpu")):  # an objective's own networks start from the seed too
@@ -90,14 +114,14 @@ class Trainer:
         example, weights = self._example()
         self.flag_names = self._flag_names(example, weights)
         self.state: State = new_state(self.objective, self.layout, len(self.flag_names))
+        world.spread([self.state.parameters, *self.state.buffers])
         self.step = self._make_step(example, weights)
         on_disk = data.validation.rows is not None
         self.validation = None if on_disk else list(self._validation_batches())
 
     def _example(self) -> tuple[Batch, dict[str, Tensor]]:
         """A first batch and the first weights, to record the program on."""
-        size = self.experiment.training.batch_size
-        indices = torch.arange(size, device=self.device)
+        indices = torch.arange(len(self.part), device=self.device)
         with same_random_state(self.device):
             batch = fetch(self.train_data, indices, self.prepare)
         weights = self.experiment.objective.weights(0.0)
@@ -129,13 +153,29 @@ class Trainer:
         else:
             program = value_and_gradient(self.objective, autocast)
         factors = learning_rate_factors(self.objective, self.experiment.objective.learning_rates(), self.layout)
-        step = make_step(program, self.layout, self.prepare, training.optimizer, training.clip_norm, factors)
-        return compile_step(step, self.device) if self.progress.compiled else step
+        parts = program, self.layout, self.prepare, training.optimizer, training.clip_norm, factors
+
+        def compiled[T: Callable[..., Any]](step: T) -> T:
+            return compile_step(step, self.device) if self.progress.compiled else step
+
+        if self.world.size == 1:
+            return compiled(make_step(*parts))
+        share = len(self.part) / training.batch_size
+        changing, sites = self._changing(program, example, weights), len(self.flag_names) - 1
+        return make_shared_step(make_halves(*parts), self.state, sites, changing, share, self.world.add_up, compiled)
+
+    @torch.no_grad()
+    def _changing(self, program: Program, example: Batch, weights: dict[str, Tensor]) -> list[bool]:
+        """Which buffers a step changes, by one step that is not applied."""
+        parameters, buffers = self.layout.unflatten(self.state.parameters), self.state.buffers
+        with same_random_state(self.device), unvalidated():
+            after = program(parameters, buffers, example, weights).buffers
+        return [not torch.equal(old, new) for old, new in zip(buffers, after, strict=True)]
 
     def _validation_batches(self) -> Iterator[Batch]:
-        """The validation data, prepared: the same binarisation in every epoch."""
+        """This process's validation data, prepared: the same binarisation in every epoch."""
         split = self.data.validation
-        for first in range(0, len(split), VALIDATION_BATCH):
+        for first in list(range(0, len(split), VALIDATION_BATCH))[self.world.rank :: self.world.size]:
             some = split.select(range(first, min(first + VALIDATION_BATCH, len(split))))
             data = resident(some, self.experiment, self.device, training=False)
             with same_random_state(self.device):
@@ -144,7 +184,10 @@ class Trainer:
             yield batch
 
     def plan(self, epoch: int) -> Plan:
-        """Order, learning rates and weights of an epoch (from 0): a function of the declaration alone."""
+        """Order, learning rates and weights of an epoch (from 0): a function of the declaration alone.
+
+        Of several processes each has its part of every batch.
+        """
         training, steps = self.experiment.training, self.steps_per_epoch
         generator = torch.Generator().manual_seed(self.experiment.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.data.train), generator=generator)[: steps * training.batch_size]
@@ -155,7 +198,7 @@ class Trainer:
         weights = [self.experiment.objective.weights(now + half) for now in at]
         dtype = DTYPES[training.precision]
         return Plan(
-            order.view(steps, training.batch_size).to(self.device),
+            order.view(steps, training.batch_size)[:, self.part.start : self.part.stop].to(self.device),
             torch.tensor(rates, dtype=dtype, device=self.device),
             {
                 name: torch.tensor([weight[name] for weight in weights], dtype=dtype, device=self.device)
@@ -169,7 +212,15 @@ class Trainer:
         Raises:
             NumericsError: a step was not finite.
             Interrupted: a signal asked to stop; the state is saved.
+            RankLost: another process ended; the last checkpoint is good.
         """
+        try:
+            return self._run()
+        except RankLost as lost:
+            advice = f"the last checkpoint is good, and training goes on from it with: train --resume {self.folder}"
+            raise RankLost(f"{lost}; {advice}") from lost
+
+    def _run(self) -> Progress:
         training, progress = self.experiment.training, self.progress
         total = training.epochs * self.steps_per_epoch
         shown = bar(total, "training", self.quiet, initial=progress.step, unit="step")
@@ -177,12 +228,12 @@ class Trainer:
         with shown, signals() as caught, same_random_state(self.device), threads(number):
             self._restore_random_state()
             self._clock = time.perf_counter()
-            if progress.step == 0 and checkpoints.latest(self.folder / "checkpoints") is None:
+            if self.world.once(lambda: progress.step == 0 and checkpoints.latest(self.folder / "checkpoints") is None):
                 self.save()  # so that a run killed early starts again where it started
             while progress.epoch < training.epochs and not progress.stopped:
                 self._epoch(shown, caught)
-            if caught:
-                raise Interrupted(caught[0], self.folder)  # it came after the last step, and everything is saved
+            if number := self.world.largest(max(caught, default=0)):
+                raise Interrupted(number, self.folder)  # it came after the last step, and everything is saved
             if progress.best_step is not None:
                 self._load_best()
         return progress
@@ -196,19 +247,21 @@ class Trainer:
                 self.step(self.state, plan, self.train_data)
                 progress.step += 1
                 shown.update()
-                if caught or (i + 1) % CHECK_EVERY == 0:
+                number = self.agreed(caught[0] if caught else 0)
+                if number or (i + 1) % CHECK_EVERY == 0:
                     self._raise_on_fault(plan)
-                if caught:
+                if number:
                     self._read_clock()
                     self.save()
-                    raise Interrupted(caught[0], self.folder)
+                    raise Interrupted(number, self.folder)
         self._raise_on_fault(plan)
         progress.epoch += 1
         self._read_clock()
         rows = [self._train_metrics(plan), *self._validate()]
         self.state.totals.zero_()
         self.state.position.zero_()
-        write_metrics(self.folder, rows)
+        if self.world.first:
+            write_metrics(self.folder, rows)
         shown.set_postfix({rows[-1].split: f"{rows[-1].loss:.2f}"}, refresh=False)
         better = self._early_stopping(rows[-1])
         last = progress.stopped or progress.epoch == training.epochs
@@ -266,12 +319,14 @@ class Trainer:
         sums = torch.zeros(len(METRICS), dtype=torch.float64, device=self.device)
         self.objective.eval()
         with same_random_state(self.device), unvalidated():
-            torch.manual_seed(self.experiment.seed)
-            for batch in self._validation_batches() if self.validation is None else self.validation:
+            for i, batch in enumerate(self._validation_batches() if self.validation is None else self.validation):
+                # Its own seed for each batch, whichever process has it.
+                torch.manual_seed(derived(self.experiment.seed, i * self.world.size + self.world.rank))
                 loss, terms = self.objective(batch, tensors)
                 means = [loss, *(getattr(terms, name).mean() for name in METRICS[1:])]
                 sums += torch.stack([mean.to(torch.float64) for mean in means]) * batch.size
         self.objective.train()
+        self.world.add_up(sums)
         means = (sums / len(self.data.validation)).tolist()
         return [self._metrics("validation", dict(zip(METRICS, means, strict=True)))]
 
@@ -296,6 +351,10 @@ class Trainer:
         random = {"random_state": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["random_state_cuda"] = torch.cuda.get_rng_state(self.device)
+        for rank, other in enumerate(self.world.gather(random)):
+            random |= {f"{name}_{rank}": state for name, state in other.items() if rank}
+        if not self.world.first:
+            return
         own = {k: v for k, v in self.objective.state_dict().items() if not k.startswith("vae.")}
         tensors = {"model": self.vae.state_dict(), "optimizer": self.state.scalars() | random}
         if own:
@@ -306,28 +365,36 @@ class Trainer:
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint."""
-        tensors, state = checkpoints.load(folder)
+        tensors, state = self.world.once(lambda: checkpoints.load(folder))
         model = {f"vae.{name}": tensor for name, tensor in tensors["model"].items()}
         checkpoints.restore(self.objective, model | tensors.get("objective", {}), self.folder)
         for name, tensor in self.state.scalars().items():
             tensor.copy_(tensors["optimizer"][name])
         self._random_state = tensors["optimizer"]
         self.progress = Progress(**state)
-        truncate_metrics(self.folder, self.progress.step)
+        self.world.once(lambda: truncate_metrics(self.folder, self.progress.step))
 
     _random_state: dict[str, Tensor] | None = None
 
     def _restore_random_state(self) -> None:
-        """Seed a fresh run; give a resumed one the random state that it had."""
-        if self._random_state is None:
-            torch.manual_seed(self.experiment.seed)
-            return
-        torch.set_rng_state(self._random_state["random_state"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(self._random_state["random_state_cuda"], self.device)
+        """Seed a fresh run; give a resumed one the random state that it had.
+
+        A process that there was not when the checkpoint was made begins a stream of its own.
+        """
+        world, saved = self.world, self._random_state
+        suffix = "" if world.first else f"_{world.rank}"
+        if saved is None:
+            torch.manual_seed(world.seed(self.experiment.seed))
+        elif f"random_state{suffix}" not in saved:
+            torch.manual_seed(derived(self.experiment.seed, world.rank, self.progress.step))
+        else:
+            torch.set_rng_state(saved[f"random_state{suffix}"])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(saved[f"random_state_cuda{suffix}"], self.device)
 
     def _load_best(self) -> None:
         """End with the weights of the best epoch."""
         root = self.folder / "checkpoints"
-        tensors, _ = checkpoints.load(checkpoints.step_folder(root, self.progress.best_step or 0))
+        best = checkpoints.step_folder(root, self.progress.best_step or 0)
+        tensors, _ = self.world.once(lambda: checkpoints.load(best))
         self.vae.load_state_dict(tensors["model"])

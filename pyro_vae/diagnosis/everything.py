@@ -2,14 +2,19 @@
 
 Each section gets its share of the time that is left; what it does not use goes to the next. What cannot be done, for
 this variant or for lack of time, is said.
+
+Several processes share the data of the sections that look at one datum after the other; the first one alone does what
+needs all data at once, or little time: calibration, the aggregate posterior, predictive checks, labels.
 """
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyro_vae.classification import LabelScores, score_labels
 from pyro_vae.diagnosis import suboptimality
@@ -19,11 +24,12 @@ from pyro_vae.diagnosis.calibration import Calibration, calibrate
 from pyro_vae.diagnosis.importance import Importance, importance_weights
 from pyro_vae.diagnosis.joint import check_continuous
 from pyro_vae.diagnosis.pace import Pace, TooLittle, fitting, measured
-from pyro_vae.diagnosis.reference import Reference, reference_posterior
+from pyro_vae.diagnosis.reference import Reference, joined_references, reference_posterior
 from pyro_vae.diagnosis.replication import Check, check_predictive
 from pyro_vae.diagnosis.simulation import simulate
 from pyro_vae.diagnosis.suboptimality import Gaps, inference_gaps
 from pyro_vae.diagnostics.predictive import Quantity
+from pyro_vae.distributed import ALONE, World
 from pyro_vae.latent.usage import PARTICLES
 from pyro_vae.sites import Batch
 from pyro_vae.specs import DeclarationError
@@ -53,6 +59,14 @@ LABEL_SAMPLES = 100
 """Importance samples behind p(x | y) of each datum and label."""
 
 
+def side_by_side[T](found: list[T]) -> T:
+    """What was found of several parts of the data, one after the other in the last dimension of its tensors."""
+    trees = [tree_flatten(part) for part in found]
+    leaves = zip(*(leaves for leaves, _ in trees), strict=True)
+    joined = [None if parts[0] is None else torch.cat(parts, -1) for parts in leaves]
+    return cast(T, tree_unflatten(joined, trees[0][1]))
+
+
 class Material(NamedTuple):
     """What a diagnosis looks at."""
 
@@ -67,6 +81,19 @@ class Material(NamedTuple):
     """Label site -> known classes of `held_out` (N,), -1 where unknown."""
     quantities: Mapping[str, Quantity]
     """Test quantities."""
+    world: World = ALONE
+    """The processes that look together."""
+
+    def rows(self, num: int) -> int:
+        """How many of `num` data this process looks at, at most."""
+        return -(-num // self.world.size)
+
+    def shared[T](self, batch: Batch, function: Callable[[Batch], T], join: Callable[[list[T]], T] = side_by_side) -> T:
+        """What a function says of data, each process asking about its part of them."""
+        part = self.world.part(batch.size)
+        mine = function(batch.map(lambda tensor: tensor[part.start : part.stop])) if len(part) else None
+        found = [parts for parts in self.world.gather(mine) if parts is not None]
+        return found[0] if len(found) == 1 else join(found)
 
 
 @dataclass
@@ -109,6 +136,8 @@ class Section(NamedTuple):
     """Why it has no answer for a variant; empty where it has one, None where there is nothing to ask."""
     answer: Callable[[Material, Pace, float], tuple[int, dict[str, Any]]]
     """(material, pace, seconds) -> the size chosen, and fields of `Findings`."""
+    together: bool = True
+    """Whether several processes share the data; otherwise the first one does it alone."""
 
 
 def examine(
@@ -128,16 +157,17 @@ def examine(
     Returns:
         `Findings`.
     """
-    start, found = time.perf_counter(), Findings()
-    pace = pace or measured(material.vae, material.observed)
+    start, found, world = time.perf_counter(), Findings(), material.world
+    pace = pace or world.once(lambda: measured(material.vae, material.observed))
     left = sum(section.share for section in SECTIONS)
     found.seconds["timing"] = time.perf_counter() - start
     for section in SECTIONS:
         began = time.perf_counter()
-        seconds = max(LEAST * budget, (budget - (began - start)) * section.share / left)
-        left -= section.share
         why_not = section.why_not(material)
-        if why_not is None:
+        # Clocks differ, and all shall choose the same sizes.
+        seconds = world.gather(max(LEAST * budget, (budget - (began - start)) * section.share / left))[0]
+        left -= section.share
+        if why_not is None or not (section.together or world.first):
             continue
         if not why_not:
             progress(section.title)
@@ -196,28 +226,44 @@ def _without_labels(m: Material) -> str | None:
 
 def _importance(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, Any]]:
     size, few = m.held_out.size, m.observed.size
-    num = fitting(seconds, lambda n: 1.2 * pace.density((n + few) * KHAT_DRAWS), min(50, size), min(1000, size))
-    return num, {
-        "observed_importance": importance_weights(m.vae, m.observed, KHAT_DRAWS),
-        "importance": importance_weights(m.vae, _first(m.held_out, num), KHAT_DRAWS),
-    }
+    num = fitting(seconds, lambda n: 1.2 * pace.density(m.rows(n + few) * KHAT_DRAWS), min(50, size), min(1000, size))
+
+    def weights(part: Batch) -> Importance:
+        return importance_weights(m.vae, part, KHAT_DRAWS)
+
+    some = _first(m.held_out, num)
+    return num, {"observed_importance": m.shared(m.observed, weights), "importance": m.shared(some, weights)}
 
 
 def _reference(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, Any]]:
-    step = pace.slope(CHAINS * m.observed.size)
+    step = pace.slope(CHAINS * m.rows(m.observed.size))
     num = fitting(seconds, lambda n: 1.5 * n * LEAPFROGS * step, 150, 1000)
-    return num, {"reference": reference_posterior(m.vae, m.observed, num, num // 2, CHAINS)}
+
+    def reference(part: Batch) -> Reference:
+        return reference_posterior(m.vae, part, num, num // 2, CHAINS)
+
+    return num, {"reference": m.shared(m.observed, reference, lambda found: joined_references(m.vae, found))}
 
 
 def _annealed(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, Any]]:
-    num = fitting(seconds, lambda n: _annealing_cost(n, pace, m.observed.size, 1), 50, 1000)
-    return num, {"annealed": annealed_log_likelihood(m.vae, m.observed, num, ANNEALED_CHAINS, ANNEALED_STEPS)}
+    num = fitting(seconds, lambda n: _annealing_cost(n, pace, m.rows(m.observed.size), 1), 50, 1000)
+
+    def annealed(part: Batch) -> Estimate:
+        return annealed_log_likelihood(m.vae, part, num, ANNEALED_CHAINS, ANNEALED_STEPS)
+
+    return num, {"annealed": m.shared(m.observed, annealed)}
 
 
 def _sandwich(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, Any]]:
-    num = fitting(seconds, lambda n: _annealing_cost(n, pace, SIMULATED, 2), 50, 1000)
-    simulated = simulate(m.vae, m.held_out, SIMULATED)
-    return num, {"sandwich": bidirectional(m.vae, simulated, num, ANNEALED_CHAINS, ANNEALED_STEPS)}
+    num = fitting(seconds, lambda n: _annealing_cost(n, pace, m.rows(SIMULATED), 2), 50, 1000)
+
+    def sandwich(part: Batch) -> Sandwich:
+        simulated = simulate(m.vae, part, part.size)
+        return bidirectional(m.vae, simulated, num, ANNEALED_CHAINS, ANNEALED_STEPS)
+
+    turn = torch.arange(SIMULATED) % m.held_out.size
+    like = m.held_out.map(lambda tensor: tensor[turn.to(tensor.device)])
+    return num, {"sandwich": m.shared(like, sandwich)}
 
 
 def _annealing_cost(temperatures: int, pace: Pace, data: int, ways: int) -> float:
@@ -227,10 +273,14 @@ def _annealing_cost(temperatures: int, pace: Pace, data: int, ways: int) -> floa
 
 
 def _gaps(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, Any]]:
-    rows = max(batch.size for batch in m.refined.values())
+    rows = max(m.rows(batch.size) for batch in m.refined.values())
     draws, step = 3 * suboptimality.EVALUATION_DRAWS * pace.forward[1], 2.5 * pace.slope(suboptimality.DRAWS * rows)
     num = fitting(seconds, lambda n: len(m.refined) * (n * step + draws * rows), 100, 500)
-    return num, {"gaps": {name: inference_gaps(m.vae, batch, num) for name, batch in m.refined.items()}}
+
+    def gaps(part: Batch) -> Gaps:
+        return inference_gaps(m.vae, part, num)
+
+    return num, {"gaps": {name: m.shared(batch, gaps) for name, batch in m.refined.items()}}
 
 
 def _calibration(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, Any]]:
@@ -266,9 +316,9 @@ SECTIONS = (
     Section("annealing", "log p(x) by annealed importance sampling", 4, _without_posterior, _annealed),
     Section("bidirectional", "log p(x) of simulated data from both sides", 3, _without_posterior, _sandwich),
     Section("gaps", "approximation and amortisation gap", 5, _without_gaps, _gaps),
-    Section("calibration", "simulation-based calibration", 3, _without_density, _calibration),
-    Section("aggregate", "aggregate posterior", 2, _always, _aggregate),
-    Section("predictive", "predictive checks", 2, _always, _checks),
-    Section("labels", "reliability of p(y | x)", 1, _without_labels, _labels),
+    Section("calibration", "simulation-based calibration", 3, _without_density, _calibration, together=False),
+    Section("aggregate", "aggregate posterior", 2, _always, _aggregate, together=False),
+    Section("predictive", "predictive checks", 2, _always, _checks, together=False),
+    Section("labels", "reliability of p(y | x)", 1, _without_labels, _labels, together=False),
 )
 """In this order, the most telling first."""

@@ -69,6 +69,12 @@ def reference_posterior(
     return Reference(layered(vae, draws.z), draws)
 
 
+def joined_references(vae: VAE, found: list[Reference]) -> Reference:
+    """References of several parts of the data, one after the other."""
+    draws = _joined([reference.hmc for reference in found])
+    return Reference(layered(vae, draws.z), draws)
+
+
 def guide_moments(vae: VAE, batch: Batch) -> tuple[Tensor, Tensor]:
     """Mean and sd of the guide's draws (B, D), layers side by side; the sd of a point guide is taken as 1."""
     z = side_by_side(draw_latents(vae, batch, START_DRAWS).z)
