@@ -6,7 +6,7 @@ Everything a step changes is in a `State`, everything an epoch fixes is in a `Pl
 of the data, the learning rates, the weights of the objective), and the position in the plan is itself a
 tensor that the step moves on: the host launches the same call again and again.
 
-Parameters live in one flat vector, so that the optimiser is a dozen operations whatever the network, and
+Parameters live in a few flat blocks, so that the optimiser is a few dozen operations whatever the network, and
 several processes need one all-reduce of the gradient. With g the gradient, t the number of updates:
 
     m = b1 m + (1 - b1) g        v = b2 v + (1 - b2) g^2
@@ -19,8 +19,9 @@ References:
     Decoupled Weight Decay Regularization (Loshchilov & Hutter, 2019).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -34,43 +35,70 @@ from pyro_vae.sites import Batch
 METRICS = ("loss", "elbo", "reconstruction", "kl")
 """What is summed over the epoch, per step, after the number of applied steps."""
 ALIGNMENT = 16
-"""Parameters start at multiples of 64 bytes (float32) in the flat vector, as fast matrix products want."""
+"""Parameters start at multiples of 64 bytes (float32) in a block, as fast matrix products want."""
+LARGE = 2**13
+"""Numbers from which a parameter is a block of its own."""
 
 
 class Layout:
-    """Where each parameter lies in the flat vector."""
+    """Which parameters share a block, and where in it each of them lies.
+
+    A large parameter is a block of its own, so that its gradient is updated with where a matrix product has left
+    it; the small ones lie side by side in one, so that a network of many layers needs few operations.
+    """
 
     def __init__(self, parameters: list[Tensor]) -> None:
         """Lay out parameters in order."""
         self.shapes = [parameter.shape for parameter in parameters]
         self.sizes = [parameter.numel() for parameter in parameters]
         self.padded = [-(-size // ALIGNMENT) * ALIGNMENT for size in self.sizes]
+        small = [i for i, size in enumerate(self.sizes) if size < LARGE]
+        self.blocks = [[i] for i, size in enumerate(self.sizes) if size >= LARGE] + [small] * bool(small)
 
-    def flatten(self, tensors: list[Tensor]) -> Tensor:
-        """Pack tensors of the parameters' shapes into a vector; the padding is zero."""
+    def flatten(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Tensors of the parameters' shapes as one vector per block; the padding is zero."""
+        return [
+            tensors[block[0]].reshape(-1) if self.sizes[block[0]] >= LARGE else self._joined(tensors, block)
+            for block in self.blocks
+        ]
+
+    def unflatten(self, vectors: list[Tensor]) -> list[Tensor]:
+        """Views of the blocks in the parameters' shapes."""
+        found: dict[int, Tensor] = {}
+        for vector, block in zip(vectors, self.blocks, strict=True):
+            large = self.sizes[block[0]] >= LARGE
+            pieces = [vector] if large else vector.split([self.padded[i] for i in block])
+            found |= {i: piece[: self.sizes[i]].view(self.shapes[i]) for i, piece in zip(block, pieces, strict=True)}
+        return [found[i] for i in range(len(self.sizes))]
+
+    def joined(self, vectors: list[Tensor]) -> Tensor:
+        """Everything as one vector in the order of the parameters, as a checkpoint has it."""
+        return self._joined(self.unflatten(vectors), range(len(self.sizes)))
+
+    def divided(self, vector: Tensor) -> list[Tensor]:
+        """The blocks of what `joined` gave."""
+        pieces = zip(vector.split(self.padded), self.sizes, self.shapes, strict=True)
+        return self.flatten([piece[:size].view(shape) for piece, size, shape in pieces])
+
+    def _joined(self, tensors: list[Tensor], which: Iterable[int]) -> Tensor:
         pieces = []
-        for tensor, size, padded in zip(tensors, self.sizes, self.padded, strict=True):
-            pieces.append(tensor.reshape(-1))
-            if padded > size:
-                pieces.append(tensor.new_zeros(padded - size))
+        for i in which:
+            pieces.append(tensors[i].reshape(-1))
+            if self.padded[i] > self.sizes[i]:
+                pieces.append(tensors[i].new_zeros(self.padded[i] - self.sizes[i]))
         return torch.cat(pieces)
-
-    def unflatten(self, flat: Tensor) -> list[Tensor]:
-        """Views of the vector in the parameters' shapes."""
-        pieces = flat.split(self.padded)
-        return [piece[:size].view(shape) for piece, size, shape in zip(pieces, self.sizes, self.shapes, strict=True)]
 
 
 @dataclass
 class State:
     """What a step changes, in place."""
 
-    parameters: Tensor
-    """theta, flat."""
-    first_moment: Tensor
-    """m, flat."""
-    second_moment: Tensor
-    """v, flat."""
+    parameters: list[Tensor]
+    """theta, by block."""
+    first_moment: list[Tensor]
+    """m, by block."""
+    second_moment: list[Tensor]
+    """v, by block."""
     buffers: list[Tensor]
     """Buffers of the modules, in order."""
     updates: Tensor
@@ -82,9 +110,22 @@ class State:
     fault: Tensor
     """Position of the first step that was not applied (-1 if none), then one flag per site that failed."""
 
-    def scalars(self) -> dict[str, Tensor]:
+    def scalars(self, layout: Layout) -> dict[str, Tensor]:
         """The tensors of the optimiser and the bookkeeping by name, for a checkpoint."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("parameters", "buffers")}
+        moments = {name: layout.joined(getattr(self, name)) for name in MOMENTS}
+        return moments | {name: getattr(self, name) for name in COUNTS}
+
+    def restore(self, layout: Layout, tensors: dict[str, Tensor]) -> None:
+        """Take back what `scalars` gave."""
+        for name in MOMENTS:
+            for own, saved in zip(getattr(self, name), layout.divided(tensors[name]), strict=True):
+                own.copy_(saved)
+        for name in COUNTS:
+            getattr(self, name).copy_(tensors[name])
+
+
+MOMENTS = ("first_moment", "second_moment")
+COUNTS = ("updates", "position", "totals", "fault")
 
 
 class Plan(NamedTuple):
@@ -112,8 +153,8 @@ class Resident(NamedTuple):
 class Slope(NamedTuple):
     """What a batch says: all that an update needs, and all that several processes add up."""
 
-    gradient: Tensor
-    """Flat."""
+    gradient: list[Tensor]
+    """By block."""
     values: list[Tensor]
     """METRICS, each ()."""
     sites: list[Tensor]
@@ -128,30 +169,30 @@ type Differentiate = Callable[[State, Plan, Resident], Slope]
 type Apply = Callable[[State, Plan, Slope], None]
 
 
-def learning_rate_factors(objective: nn.Module, rates: dict[str, float], layout: Layout) -> Tensor | None:
-    """Factors of the learning rate, flat, by the prefix of the parameters' names; None where there are none."""
+def learning_rate_factors(objective: nn.Module, rates: dict[str, float], layout: Layout) -> list[Tensor] | None:
+    """Factors of the learning rate, by block, by the prefix of the parameters' names; None where there are none."""
     if not rates:
         return None
     found = []
     for name, parameter in objective.named_parameters():
         factor = next((value for prefix, value in rates.items() if name.startswith(prefix)), 1.0)
-        found.append(torch.full_like(parameter, factor))
-    return layout.flatten(found).detach()
+        found.append(torch.full_like(parameter.detach(), factor))
+    return layout.flatten(found)
 
 
 def new_state(objective: nn.Module, layout: Layout, num_flags: int) -> State:
-    """The state before the first step; the module's parameters become views of the flat vector."""
+    """The state before the first step; the module's parameters become views of its blocks."""
     parameters = list(objective.parameters())
-    flat = layout.flatten([parameter.detach() for parameter in parameters])
-    for parameter, view in zip(parameters, layout.unflatten(flat), strict=True):
+    blocks = [block.clone() for block in layout.flatten([parameter.detach() for parameter in parameters])]
+    for parameter, view in zip(parameters, layout.unflatten(blocks), strict=True):
         parameter.data = view
-    device = flat.device
+    device = blocks[0].device
     fault = torch.zeros(1 + num_flags, dtype=torch.int64, device=device)
     fault[0] = -1
     state = State(
-        flat,
-        torch.zeros_like(flat),
-        torch.zeros_like(flat),
+        blocks,
+        [torch.zeros_like(block) for block in blocks],
+        [torch.zeros_like(block) for block in blocks],
         list(objective.buffers()),
         torch.zeros((), dtype=torch.int64, device=device),
         torch.zeros(1, dtype=torch.int64, device=device),
@@ -159,7 +200,8 @@ def new_state(objective: nn.Module, layout: Layout, num_flags: int) -> State:
         fault,
     )
     if device.type == "cuda":  # a CUDA graph may only change tensors that stay where they are
-        for tensor in (state.parameters, *state.buffers, *state.scalars().values()):
+        lists = (state.parameters, state.first_moment, state.second_moment, state.buffers)
+        for tensor in (*chain(*lists), *(getattr(state, name) for name in COUNTS)):
             torch._dynamo.mark_static_address(tensor)
     return state
 
@@ -180,17 +222,17 @@ def make_step(
     prepare: Prepare,
     adam: Optimizer,
     clip_norm: float | None,
-    factors: Tensor | None = None,
+    factors: list[Tensor] | None = None,
 ) -> Step:
     """Build the step around a program.
 
     Args:
         program: eager or recorded, `(parameters, buffers, batch, weights) -> Outcome`.
-        layout: of the flat vector.
+        layout: of the blocks.
         prepare: a batch as stored -> as modelled.
         adam: settings of the update.
         clip_norm: largest norm of the gradient, or None.
-        factors: of the learning rate, flat like the parameters; None where it is the same for all.
+        factors: of the learning rate, by block; None where it is the same for all.
 
     Returns:
         The step; run it under `torch.no_grad()`.
@@ -209,7 +251,7 @@ def make_halves(
     prepare: Prepare,
     adam: Optimizer,
     clip_norm: float | None,
-    factors: Tensor | None = None,
+    factors: list[Tensor] | None = None,
 ) -> tuple[Differentiate, Apply]:
     """The two halves of a step, between which several processes add up what they found; arguments as of `make_step`."""
 
@@ -225,9 +267,10 @@ def make_halves(
 
     def apply(state: State, plan: Plan, slope: Slope) -> None:
         gradient = slope.gradient
-        norm = gradient.square().sum().sqrt()
+        norm = torch.stack([block.square().sum() for block in gradient]).sum().sqrt()
         if clip_norm is not None:
-            gradient = gradient * (clip_norm / (norm + 1e-6)).clamp(max=1.0)
+            shorter = (clip_norm / (norm + 1e-6)).clamp(max=1.0)
+            gradient = [block * shorter for block in gradient]
         finite = torch.isfinite(slope.values[0]) & torch.isfinite(norm)
         rate = plan.learning_rates.index_select(0, state.position)[0]
         update(state, gradient, rate, adam, finite, factors)
@@ -263,8 +306,9 @@ def make_shared_step(
     """
     differentiate, apply = halves
     moving = [buffer for buffer, changes in zip(state.buffers, changing, strict=True) if changes]
-    sizes = [len(state.parameters), len(METRICS) + num_sites, *(buffer.numel() for buffer in moving)]
-    vector = state.parameters.new_zeros(sum(sizes))
+    lengths = [len(block) for block in state.parameters]
+    sizes = [sum(lengths), len(METRICS) + num_sites, *(buffer.numel() for buffer in moving)]
+    vector = state.parameters[0].new_zeros(sum(sizes))
     if vector.device.type == "cuda":  # it stays where it is between two CUDA graphs
         torch._dynamo.mark_static_address(vector)
 
@@ -273,7 +317,7 @@ def make_shared_step(
         pairs = zip(slope.buffers, state.buffers, changing, strict=True)
         changes = [(new - old).reshape(-1).to(vector.dtype) for new, old, moves in pairs if moves]
         numbers = torch.stack([number.to(vector.dtype) for number in (*slope.values, *slope.sites)])
-        vector.copy_(torch.cat([slope.gradient, numbers, *changes]) * share)
+        vector.copy_(torch.cat([*slope.gradient, numbers, *changes]) * share)
 
     def after(state: State, plan: Plan, vector: Tensor) -> None:
         gradient, numbers, *changes = vector.split(sizes)
@@ -283,7 +327,7 @@ def make_shared_step(
             if change is not None and not old.is_floating_point():
                 change = change.round().to(old.dtype)  # a counter, which is the same in all processes
             buffers.append(old if change is None else (old + change).to(old.dtype))
-        apply(state, plan, Slope(gradient, scalars[: len(METRICS)], scalars[len(METRICS) :], buffers))
+        apply(state, plan, Slope(list(gradient.split(lengths)), scalars[: len(METRICS)], scalars[len(METRICS) :], buffers))
 
     before, after = compiled(before), compiled(after)
 
@@ -296,26 +340,32 @@ def make_shared_step(
 
 
 def update(
-    state: State, gradient: Tensor, rate: Tensor, adam: Optimizer, finite: Tensor, factors: Tensor | None = None
+    state: State,
+    gradient: list[Tensor],
+    rate: Tensor,
+    adam: Optimizer,
+    finite: Tensor,
+    factors: list[Tensor] | None = None,
 ) -> None:
     """Apply one step of Adam or AdamW if `finite`."""
-    theta, (b1, b2) = state.parameters, adam.betas
-    if adam.weight_decay and adam.kind == "adam":
-        gradient = gradient + adam.weight_decay * theta
+    b1, b2 = adam.betas
     t = (state.updates + 1).to(torch.float64)
-    m = b1 * state.first_moment + (1 - b1) * gradient
-    v = b2 * state.second_moment + (1 - b2) * gradient.square()
+    dtype = gradient[0].dtype
     # Stacked, because a compiler would otherwise compute these powers anew for every parameter.
-    size, root = torch.stack([(rate / (1 - b1**t)).to(theta.dtype), (1 - b2**t).sqrt().to(theta.dtype)]).unbind()
-    step = size * m / (v.sqrt() / root + adam.eps)
-    decay = (rate * adam.weight_decay).to(theta.dtype) * theta if adam.kind == "adamw" and adam.weight_decay else None
-    if decay is not None:
-        step = step + decay
-    theta = theta - (step if factors is None else factors * step)
-    # `where` and not a branch: the host does not wait for the answer.
-    state.parameters.copy_(torch.where(finite, theta, state.parameters))
-    state.first_moment.copy_(torch.where(finite, m, state.first_moment))
-    state.second_moment.copy_(torch.where(finite, v, state.second_moment))
+    size, root = torch.stack([(rate / (1 - b1**t)).to(dtype), (1 - b2**t).sqrt().to(dtype)]).unbind()
+    blocks = zip(state.parameters, state.first_moment, state.second_moment, gradient, strict=True)
+    for i, (theta, m, v, g) in enumerate(blocks):
+        if adam.weight_decay and adam.kind == "adam":
+            g = g + adam.weight_decay * theta
+        new_m = b1 * m + (1 - b1) * g
+        new_v = b2 * v + (1 - b2) * g.square()
+        step = size * new_m / (new_v.sqrt() / root + adam.eps)
+        if adam.weight_decay and adam.kind == "adamw":
+            step = step + (rate * adam.weight_decay).to(dtype) * theta
+        new_theta = theta - (step if factors is None else factors[i] * step)
+        # `where` and not a branch: the host does not wait for the answer.
+        for old, new in ((theta, new_theta), (m, new_m), (v, new_v)):
+            old.copy_(torch.where(finite, new, old))
     state.updates.add_(finite)
 
 

@@ -114,7 +114,7 @@ class Trainer:
         example, weights = self._example()
         self.flag_names = self._flag_names(example, weights)
         self.state: State = new_state(self.objective, self.layout, len(self.flag_names))
-        world.spread([self.state.parameters, *self.state.buffers])
+        world.spread([*self.state.parameters, *self.state.buffers])
         self.step = self._make_step(example, weights)
         on_disk = data.validation.rows is not None
         self.validation = None if on_disk else list(self._validation_batches())
@@ -356,7 +356,7 @@ class Trainer:
         if not self.world.first:
             return
         own = {k: v for k, v in self.objective.state_dict().items() if not k.startswith("vae.")}
-        tensors = {"model": self.vae.state_dict(), "optimizer": self.state.scalars() | random}
+        tensors = {"model": self.vae.state_dict(), "optimizer": self.state.scalars(self.layout) | random}
         if own:
             tensors["objective"] = own
         checkpoints.save(checkpoints.step_folder(root, self.progress.step), tensors, asdict(self.progress))
@@ -368,8 +368,7 @@ class Trainer:
         tensors, state = self.world.once(lambda: checkpoints.load(folder))
         model = {f"vae.{name}": tensor for name, tensor in tensors["model"].items()}
         checkpoints.restore(self.objective, model | tensors.get("objective", {}), self.folder)
-        for name, tensor in self.state.scalars().items():
-            tensor.copy_(tensors["optimizer"][name])
+        self.state.restore(self.layout, tensors["optimizer"])
         self._random_state = tensors["optimizer"]
         self.progress = Progress(**state)
         self.world.once(lambda: truncate_metrics(self.folder, self.progress.step))

@@ -14,7 +14,7 @@ from pyro_vae.networks import Network
 from pyro_vae.objectives import ELBO
 from pyro_vae.planning import compile_step
 from pyro_vae.sites import Batch
-from pyro_vae.step import Layout, Plan, Resident, make_step, new_state, update
+from pyro_vae.step import LARGE, Layout, Plan, Resident, make_step, new_state, update
 from pyro_vae.vae import VAE
 
 WEIGHTS = {"beta": torch.tensor(0.5)}
@@ -159,8 +159,9 @@ def test_update_is_torchs(kind, decay):
     )
     layout = Layout([theta])
     state = new_state(module.double(), Layout(list(module.parameters())), 1)
-    flat = layout.flatten([theta])
-    state.parameters, state.first_moment, state.second_moment = flat, torch.zeros_like(flat), torch.zeros_like(flat)
+    blocks = layout.flatten([theta])
+    state.parameters = blocks
+    state.first_moment, state.second_moment = ([torch.zeros_like(block) for block in blocks] for _ in range(2))
     for _ in range(20):
         g = torch.randn(50, dtype=torch.float64)
         theirs.grad = g.clone()
@@ -173,22 +174,33 @@ def test_clipping_bounds_the_gradient():
     for clip, bound in ((None, 1.0), (1e-9, 1e-6)):
         torch.manual_seed(0)
         step, state, plan, data = training_step(conv_vae(), False, pv.Optimizer(eps=1e-4), clip)
-        start = state.parameters.clone()
+        start = everything(state)
         with torch.no_grad():
             step(state, plan, data)
-        moved = (state.parameters - start).abs().max().item()
+        moved = (everything(state) - start).abs().max().item()
         assert (moved < bound) == (clip is not None or moved < bound)
         if clip is None:
             unclipped = moved
     assert moved < 1e-3 * unclipped
 
 
-def test_flat_layout_round_trip():
-    tensors = [torch.randn(3, 5), torch.randn(()), torch.randn(17)]
+def everything(state):
+    """Parameters and moments as one vector."""
+    return torch.cat([*state.parameters, *state.first_moment, *state.second_moment])
+
+
+def test_layout_round_trips():
+    """Large parameters alone, small ones together, and all of them in their own order in a checkpoint."""
+    tensors = [torch.randn(3, 5), torch.randn(LARGE), torch.randn(()), torch.randn(200, 101), torch.randn(17)]
     layout = Layout(tensors)
-    flat = layout.flatten(tensors)
-    assert flat.numel() % 16 == 0
-    assert all(torch.equal(a, b) for a, b in zip(layout.unflatten(flat), tensors, strict=True))
+    blocks = layout.flatten(tensors)
+    assert [len(block) for block in blocks] == [LARGE, 200 * 101, 16 + 16 + 32]
+    assert all(torch.equal(a, b) for a, b in zip(layout.unflatten(blocks), tensors, strict=True))
+    saved = layout.joined(blocks)
+    assert saved.numel() % 16 == 0
+    assert torch.equal(saved[:15], tensors[0].flatten())
+    assert torch.equal(saved[16 : 16 + LARGE], tensors[1])
+    assert all(torch.equal(a, b) for a, b in zip(layout.divided(saved), blocks, strict=True))
 
 
 def test_same_random_state_restores():
@@ -205,9 +217,9 @@ def test_a_step_that_is_not_finite_is_not_applied():
     plan.weights["beta"][2] = torch.nan
     with torch.no_grad():
         for i in range(4):
-            before = state.parameters.clone()
+            before = everything(state)
             step(state, plan, data)
-            assert torch.equal(before, state.parameters) == (i == 2)
+            assert torch.equal(before, everything(state)) == (i == 2)
     assert state.fault[0] == 2
     assert int(state.updates) == 3
     assert state.totals[0] == 3
