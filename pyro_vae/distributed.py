@@ -193,9 +193,10 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            gone = " and ".join(f"rank {rank}" for rank in self._gone()) or "another process"
-            raise RankLost(f"{gone} of {self.size} was lost, and the others end too ({reason})") from error
+            gone = " and ".join(f"rank {rank}" for rank in self._gone())
+            reason = "" if gone else f" ({str(error).strip().partition('. ')[0]})"
+            lost = gone or "another process"
+            raise RankLost(f"{lost} of {self.size} was lost{reason}, and the others end too") from error
 
     def _gone(self) -> list[int]:
         """Ranks of processes of this machine that run no more."""

@@ -321,7 +321,8 @@ def make_shared_step(
 
     def after(state: State, plan: Plan, vector: Tensor) -> None:
         gradient, numbers, *changes = vector.split(sizes)
-        scalars, each, buffers = list(numbers.unbind()), iter(changes), list[Tensor]()
+        scalars, each = list(numbers.unbind()), iter(changes)
+        buffers: list[Tensor] = []
         for old, moves in zip(state.buffers, changing, strict=True):
             change = next(each).view(old.shape) if moves else None
             if change is not None and not old.is_floating_point():

@@ -469,7 +469,7 @@ def test_compiled_run_resumes_bit_identically(tmp_path):
 def test_a_stopped_evaluation_says_how_to_go_on(tmp_path, monkeypatch):
     """The training is done and stays; one command makes the card."""
 
-    def pressed(self, part, num_samples, progress):
+    def pressed(self, part, num_samples, progress, world):
         os.kill(os.getpid(), signal.SIGINT)
         progress(1)
 
