@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.data import load, storage
+from pyro_vae.data import Split, StoredSplit, load, storage
 
 RNG = np.random.default_rng(1)
 GREY = RNG.integers(0, 256, (200, 8, 8), dtype=np.uint8)
@@ -47,10 +47,10 @@ def test_training_on_disk_is_training_in_memory(x, words, tmp_path, monkeypatch)
     """The same metrics, parameters and result, bit for bit."""
     path = saved(tmp_path / "x.npy", x)
     memory = trained(path, tmp_path / "memory", *words)
-    assert memory.data.train.rows is None
+    assert isinstance(memory.data.train, Split)
     monkeypatch.setattr(storage, "MEMORY_SHARE", 0.0)
     disk = trained(path, tmp_path / "disk", *words)
-    assert disk.data.train.rows is not None
+    assert isinstance(disk.data.train, StoredSplit)
     for a, b in zip(memory.vae.parameters(), disk.vae.parameters(), strict=True):
         assert torch.equal(a, b)
     kept = ("split", "loss", "elbo", "kl")
@@ -63,8 +63,8 @@ def test_masked_data_on_disk(tmp_path, no_memory):
     mask = RNG.random(REAL.shape) < 0.8
     data = load(pv.ArraysData(), arrays=pv.Arrays(np.where(mask, REAL, np.nan), mask=mask, y=np.arange(200) % 3))
     whole, part = data.train, data.train.select([0, 5])
-    assert whole.rows is not None
-    assert part.rows is None
+    assert isinstance(whole, StoredSplit)
+    assert isinstance(part, Split)
     rows = whole.rows[[0, 5]].numpy()
     np.testing.assert_array_equal(part.x.numpy(), np.where(mask, REAL, 0)[rows].astype(part.x.numpy().dtype))
     np.testing.assert_array_equal(part.mask.numpy(), mask[rows])

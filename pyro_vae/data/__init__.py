@@ -21,11 +21,11 @@ To add a data set, derive from `DataSpec`, give it a `name`, a `read` and, where
 
 In the package it goes into `sets.py` (or `released.py`) and into the table `DATA` below; from outside,
 `pyro_vae.register(Bars)`.
-Files, each importing from those before it: `containers`, `files`, `shown`, `spec`, `storage`, `checks`, `delimited`,
+Files, each importing from those before it: `storage`, `containers`, `files`, `shown`, `spec`, `checks`, `delimited`,
 `tables`, `images`, `folders`, `idx`, `matlab`, `layouts`, `download`, `released`, `sets`, `preparation`, `inputs`.
 """
 
-from pyro_vae.data.containers import Arrays, Binarize, Data, Declared, Dequantize, Split, Support
+from pyro_vae.data.containers import Arrays, Binarize, Data, Declared, Dequantize, Split, StoredSplit, Support
 from pyro_vae.data.download import ReleasedData
 from pyro_vae.data.files import MAX_NPZ_BYTES
 from pyro_vae.data.folders import FolderData
@@ -92,6 +92,7 @@ __all__ = [
     "Shown",
     "Split",
     "SquaresData",
+    "StoredSplit",
     "Support",
     "load",
     "prepare",
