@@ -75,6 +75,10 @@ def allocate(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
         ) from None
 
 
+AROUND = 2**20
+"""Bytes before and after what is looked at that the system may map with it, and more; a multiple of a page."""
+
+
 def mapping(array: np.ndarray) -> np.memmap | None:
     """The mapped file that the array is, or is a view of; None where it is in memory."""
     base: object = array
@@ -98,12 +102,12 @@ def release(*arrays: np.ndarray) -> None:
             continue  # in mode "c" what was written is nowhere else
         start = byte_bounds(whole)[0] - whole.offset % mmap.ALLOCATIONGRANULARITY
         low, high = (bound - start for bound in byte_bounds(array))
-        low -= low % mmap.PAGESIZE
-        whole._mmap.madvise(mmap.MADV_DONTNEED, low, high - low)  # type: ignore[attr-defined]
+        low = max(0, low - low % mmap.PAGESIZE - AROUND)
+        whole._mmap.madvise(mmap.MADV_DONTNEED, low, high + AROUND - low)  # type: ignore[attr-defined]
 
 
 AT_ONCE = 256
-"""Rows copied out of a file between two releases: with each, the system may map 64 kB."""
+"""Rows copied out of a file between two releases: with each, the system maps 64 kB or more."""
 
 
 @dataclass(frozen=True, eq=False)
