@@ -1,9 +1,9 @@
 """Image files as one array of bytes: their headers are looked at first, then a few threads decode them.
 
-Each file is decoded once, before training, and not in every epoch: to decode and resize a photograph takes hundreds of
-times as long as to copy its pixels from a mapped file, more than a training step has. Pillow decodes without the
-interpreter's lock, so that threads do, and every core decodes. Where the pixels do not fit in memory they go to a
-temporary file, which takes as much room on disk as it has pixels; memory holds only those of the files at work.
+Each file is decoded once, before training, and not in every epoch: to decode and resize a photograph takes about a
+hundred times as long as to copy its pixels from a mapped file, more than a training step has. Pillow decodes without
+the interpreter's lock, so that threads do, and every core decodes. Where the pixels do not fit in memory they go to a
+temporary file, which takes as much room on disk as there are pixels; memory holds only those of the files at work.
 
 Eight bits per channel come out as they are. Grey of 16 bits is scaled (65535 becomes 255) and rounded, whatever is
 transparent is laid on white, EXIF's orientation is applied, and of several frames or pages the first is taken.

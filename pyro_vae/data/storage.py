@@ -48,6 +48,15 @@ def fits(num_bytes: int) -> bool:
     return num_bytes <= room()
 
 
+def at_once(shape: tuple[int, ...]) -> int:
+    """How many data of a shape are prepared together: 10,000, or fewer where those would take more than 0.5 GB.
+
+    >>> at_once((1, 28, 28)), at_once((3, 256, 256))
+    (10000, 682)
+    """
+    return min(10_000, max(1, 2**27 // math.prod(shape)))
+
+
 def allocate(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
     """An array to fill: in memory, or mapped to a temporary file that goes with it.
 
