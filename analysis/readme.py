@@ -226,8 +226,9 @@ def streaming() -> str:
     cold = ", thrown out of the system's cache all the time" if s["cold"] else ""
     return "\n".join(
         [
-            f"Data larger than memory: one pass over {s['rows']:,} rows of 784 bytes in a file of {s['file_mb']:,.0f} MB"
-            f"{cold}, 784-400-20, batch {s['batch']}, while an array of data may take {s['limit_mb']:.0f} MB of memory.",
+            f"Data larger than memory: one pass over {s['rows']:,} rows of 784 bytes in a file of "
+            f"{s['file_mb']:,.0f} MB{cold}, 784-400-20, batch {s['batch']}, while an array of data may take "
+            f"{s['limit_mb']:.0f} MB of memory.",
             "",
             "| | |",
             "|---|---|",
