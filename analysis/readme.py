@@ -30,7 +30,7 @@ def parts() -> str:
 
 def results() -> str:
     speeds = map(speed, sorted(RESULTS.glob("training_speed_*.json")))
-    found = [likelihood(), bounds(), posteriors(), variants(), convolutional(), *speeds, gpu()]
+    found = [likelihood(), bounds(), posteriors(), variants(), convolutional(), *speeds, streaming(), gpu()]
     return "\n\n".join(filter(None, found))
 
 
@@ -214,6 +214,37 @@ def speed(path: Path) -> str:
         source(result),
     ]
     return "\n".join(lines)
+
+
+def streaming() -> str:
+    path = RESULTS / "data_streaming.json"
+    if not path.exists():
+        return ""
+    result = json.loads(path.read_text())
+    s, whole, ms = result["setting"], result["pass"], result["ms_per_step"]
+    anonymous, files = (whole["memory_mb"][kind] for kind in ("anonymous", "files"))
+    cold = ", thrown out of the system's cache all the time" if s["cold"] else ""
+    return "\n".join(
+        [
+            f"Data larger than memory: one pass over {s['rows']:,} rows of 784 bytes in a file of "
+            f"{s['file_mb']:,.0f} MB{cold}, 784-400-20, batch {s['batch']}, while an array of data may take "
+            f"{s['limit_mb']:.0f} MB of memory.",
+            "",
+            "| | |",
+            "|---|---|",
+            f"| anonymous memory: at the start, most, at the end | {memory_row(anonymous)} |",
+            f"| pages of files: at the start, most, at the end | {memory_row(files)} |",
+            f"| waited for data | {100 * whole['share_waited']:.2f} % of {whole['seconds']:.0f} s |",
+            f"| a step on data that are fed, and held in memory | {ms['fed']:.2f} and {ms['held']:.2f} ms, "
+            f"medians of {s['rounds']} rounds of {s['steps']} steps in turn |",
+            "",
+            source(result),
+        ]
+    )
+
+
+def memory_row(mb: dict) -> str:
+    return ", ".join(f"{mb[key]:.0f}" for key in ("start", "peak", "end")) + " MB"
 
 
 def main() -> None:

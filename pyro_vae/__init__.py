@@ -72,6 +72,7 @@ _HOME = {
         "EMNISTData",
         "FashionMNISTData",
         "FolderData",
+        "HuggingFaceData",
         "KMNISTData",
         "LinearGaussianData",
         "MNISTData",

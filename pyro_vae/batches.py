@@ -1,12 +1,14 @@
 """From a data set and a declaration to what a step works on: the VAE, data on a device, the treatment of a batch."""
 
+import math
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from pyro_vae.capture import same_random_state
-from pyro_vae.data import Data, Split, prepare
+from pyro_vae.data import Data, Split, StoredSplit, prepare
+from pyro_vae.data.storage import Stored
 from pyro_vae.experiment import Experiment
 from pyro_vae.networks import fill, join
 from pyro_vae.sites import Batch
@@ -63,43 +65,46 @@ def preparer(data: Data, dtype: torch.dtype, device: torch.device) -> Prepare:
     return prepared
 
 
-def resident(split: Split, experiment: Experiment, device: torch.device, *, training: bool) -> Resident:
-    """A split on the device, with the columns of the variant's label sites, -1 where there is none.
+def columns(
+    split: Split | StoredSplit, experiment: Experiment, device: torch.device, *, training: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """The labels of the variant's sites, -1 where there is none, and the covariates.
 
     Labels that can be missing are seen in training only: elsewhere they would turn log p(x) into log p(x, y).
     """
     absent = torch.full((len(split),), -1, dtype=torch.int64)
     hidden = () if training else experiment.variant.missing
-    columns = [absent if name in hidden else split.attributes.get(name, absent) for name in experiment.variant.labels]
-    y = torch.stack(columns, -1) if columns else None
-    dtype = DTYPES[experiment.training.precision]
-    small = (None if part is None else part.to(device) for part in (y, split.given))
-    y, given = (part if part is None or part.dtype == torch.int64 else part.to(dtype) for part in small)
-    if split.rows is not None and device.type == "cpu":  # on disk: each step takes its rows from there
-        return Resident(split.x, y, split.mask, given, split.rows)
-    x = gathered(split.x, split.rows, device)
-    mask = None if split.mask is None else gathered(split.mask, split.rows, device)
-    return Resident(x if x.dtype == torch.uint8 else x.to(dtype), y, mask, given)
+    found = [absent if name in hidden else split.attributes.get(name, absent) for name in experiment.variant.labels]
+    given = None if split.given is None else split.given.to(device, DTYPES[experiment.training.precision])
+    return torch.stack(found, -1).to(device) if found else None, given
 
 
-def gathered(source: Tensor, rows: Tensor | None, device: torch.device) -> Tensor:
-    """The rows of a tensor on the device, without another copy of them in memory on the way.
+def resident(split: Split | StoredSplit, experiment: Experiment, device: torch.device, *, training: bool) -> Resident:
+    """A split on the device, all of it; see `columns`.
 
     Raises:
-        DeclarationError: the device has no room for them.
+        DeclarationError: the device has no room for it.
     """
+    y, given = columns(split, experiment, device, training=training)
     try:
-        if rows is None:
-            return source.to(device)
-        made = torch.empty(len(rows), *source.shape[1:], dtype=source.dtype, device=device)
-        for some in torch.arange(len(rows)).split(max(1, 2**22 // source[0].numel())):
-            made[some[0] : some[-1] + 1] = source[rows[some]].to(device)
-        return made
+        if isinstance(split, Split):
+            x, mask = split.x.to(device), None if split.mask is None else split.mask.to(device)
+        else:
+            x = read(split.x, split.rows, device)
+            mask = None if split.mask is None else read(split.mask, split.rows, device)
     except torch.OutOfMemoryError:
-        size = (len(source) if rows is None else len(rows)) * source[0].numel() * source.element_size() / 2**30
         raise DeclarationError(
             [
-                f"training.device={str(device)!r}: has no room for {size:.1f} GiB of training data; set "
-                "training.device=cpu, or train on fewer or smaller data."
+                f"training.device={str(device)!r}: has no room for {len(split)} data of {math.prod(split.x.shape[1:])} "
+                "numbers; set training.device=cpu, or train on smaller data."
             ]
         ) from None
+    return Resident(x if x.dtype == torch.uint8 else x.to(DTYPES[experiment.training.precision]), y, mask, given)
+
+
+def read(source: Stored, rows: Tensor, device: torch.device) -> Tensor:
+    """The rows of a file on the device, without another copy of them in memory on the way."""
+    made = torch.empty(len(rows), *source.shape[1:], dtype=source.dtype, device=device)
+    for some in torch.arange(len(rows)).split(max(1, 2**22 // math.prod(source.shape[1:]))):
+        made[some[0] : some[-1] + 1] = torch.from_numpy(source.take(rows[some].numpy())).to(device)
+    return made

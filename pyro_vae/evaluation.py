@@ -20,6 +20,7 @@ from torch import Tensor
 from pyro_vae.batches import DTYPES, preparer, resident
 from pyro_vae.capture import same_random_state, unvalidated
 from pyro_vae.data import Data
+from pyro_vae.data.storage import at_once
 from pyro_vae.diagnostics.importance import RunningLogMeanExp, mean_and_standard_error
 from pyro_vae.diagnostics.psis import khat_report, pareto_khat
 from pyro_vae.distributed import ALONE, World, derived
@@ -39,8 +40,6 @@ MIN_KHAT_DRAWS = 100
 ACTIVE = 0.01
 """Variance of E_q[z_d] over data above which a unit is active (Burda et al., 2016)."""
 DATA_PER_CHUNK = 100
-BLOCK = 10_000
-"""Data that are prepared at a time."""
 PREPARATION = 2**32
 """Added to the seed where data are binarised, so that z does not follow the same random numbers."""
 RESAMPLES = 200
@@ -68,8 +67,9 @@ class Scores(NamedTuple):
 def blocks(data: Data, part: str, experiment: Experiment, device: torch.device) -> Iterator[Batch]:
     """A split as the model sees it, some data at a time, with the binarisation drawn once from the seed."""
     split, dtype = getattr(data, part), DTYPES[experiment.training.precision]
-    for first in range(0, len(split), BLOCK):
-        some = split.select(range(first, min(first + BLOCK, len(split))))
+    num = at_once(data.shape)
+    for first in range(0, len(split), num):
+        some = split.select(range(first, min(first + num, len(split))))
         own = resident(some, experiment, device, training=False)
         with same_random_state(device):
             torch.manual_seed(experiment.seed + PREPARATION + first)

@@ -6,6 +6,7 @@ What is known of the data before they are read is enough for most of it.
 import math
 
 from pyro_vae.data import Data, DataSpec, Declared
+from pyro_vae.data.storage import at_once
 from pyro_vae.specs import Part, did_you_mean
 from pyro_vae.variant import MAX_CELLS, Variant
 
@@ -134,7 +135,7 @@ def too_large(data: Data) -> list[str]:
     """Real-valued data on which a network would overflow in its first steps."""
     if data.support != "real" or data.scaling is not None:
         return []
-    x = data.train.select(range(min(len(data.train), 10_000))).x.double()
+    x = data.train.select(range(min(len(data.train), at_once(data.shape)))).x.double()
     size = (x if x.dim() == 2 else x.flatten(2).square().mean(-1).sqrt()).square().mean(0).sqrt()
     at = int(size.argmax())
     if size[at] <= LARGE:

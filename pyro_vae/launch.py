@@ -17,6 +17,7 @@ from pyro_vae.capture import same_random_state
 from pyro_vae.data import Arrays, Data
 from pyro_vae.data import load as load_data
 from pyro_vae.data.sets import in_memory
+from pyro_vae.data.storage import at_once
 from pyro_vae.distributed import World, join
 from pyro_vae.evaluation import prepared
 from pyro_vae.experiment import Experiment, check, dump, load_experiment
@@ -29,9 +30,6 @@ from pyro_vae.runs import IMPORTANCE_SAMPLES, Run
 from pyro_vae.specs import DeclarationError
 from pyro_vae.training import Trainer, log
 from pyro_vae.vae import VAE
-
-INITIAL_DATA = 10_000
-"""Training data that a data-dependent start looks at, at most."""
 
 
 def train(
@@ -188,7 +186,7 @@ def _finish(run: Run, trainer: Trainer, quiet: bool, num_samples: int) -> Run:
 def initialise(vae: VAE, data: Data, experiment: Experiment, device: torch.device) -> None:
     """Start the likelihood at the average of some of the training data, and priors among them."""
     generator = torch.Generator().manual_seed(experiment.seed)
-    some = torch.randperm(len(data.train), generator=generator)[:INITIAL_DATA]
+    some = torch.randperm(len(data.train), generator=generator)[: at_once(data.shape)]
     batch = prepared(replace(data, train=data.train.select(some)), "train", experiment, device)
     x = cast(Tensor, batch.x)
     if batch.mask is not None:

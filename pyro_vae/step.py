@@ -132,7 +132,7 @@ class Plan(NamedTuple):
     """What an epoch fixes, on the device."""
 
     order: Tensor
-    """Indices of the data, (steps, B)."""
+    """Indices of the data, places in what the step is given, (steps, B)."""
     learning_rates: Tensor
     """(steps,)."""
     weights: dict[str, Tensor]
@@ -140,14 +140,12 @@ class Plan(NamedTuple):
 
 
 class Resident(NamedTuple):
-    """The training data on the device; x as it came (uint8 where it is discrete)."""
+    """Training data on the device, all of them or a chunk; x as it came (uint8 where it is discrete)."""
 
     x: Tensor
     y: Tensor | None = None
     mask: Tensor | None = None
     given: Tensor | None = None
-    rows: Tensor | None = None
-    """Which rows of x and mask are the data, where these stay on disk; None: all of them."""
 
 
 class Slope(NamedTuple):
@@ -208,12 +206,11 @@ def new_state(objective: nn.Module, layout: Layout, num_flags: int) -> State:
 
 def fetch(data: Resident, indices: Tensor, prepare: Prepare) -> Batch:
     """Gather a batch as stored, and make it what is modelled: scaled, binarised or dequantised."""
-    rows = indices if data.rows is None else data.rows.index_select(0, indices)
 
-    def take(tensor: Tensor | None, at: Tensor = indices) -> Tensor | None:
-        return None if tensor is None else tensor.index_select(0, at)
+    def take(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.index_select(0, indices)
 
-    return prepare(Batch(data.x.index_select(0, rows), take(data.y), take(data.mask, rows), take(data.given)))
+    return prepare(Batch(data.x.index_select(0, indices), take(data.y), take(data.mask), take(data.given)))
 
 
 def make_step(

@@ -8,6 +8,7 @@ the same versions and number of threads.
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from torch import Tensor
 from pyro_vae import checkpoints
 from pyro_vae.batches import DTYPES, preparer, resident
 from pyro_vae.capture import Program, capture, same_random_state, unvalidated, value_and_gradient
-from pyro_vae.data import Data
+from pyro_vae.data import Data, StoredSplit
 from pyro_vae.distributed import ALONE, RankLost, World, derived
 from pyro_vae.experiment import Experiment
+from pyro_vae.feeding import feed
 from pyro_vae.interruption import Interrupted, signals
 from pyro_vae.planning import choose_threads, compile_step, threads
 from pyro_vae.progress import bar
@@ -107,8 +109,9 @@ class Trainer:
             torch.manual_seed(experiment.seed)
             self.objective = experiment.objective.build(vae, len(data.train)).to(self.device).train()
         self.prepare = preparer(data, DTYPES[training.precision], self.device)
-        self.train_data = resident(data.train, experiment, self.device, training=True)
         self.steps_per_epoch = len(data.train) // training.batch_size
+        self.feed = feed(data.train, experiment, self.device, training.batch_size, self.steps_per_epoch)
+        self.train_data = self.feed.data
         self.progress = Progress(compiled=compiled)
         self.layout = Layout(list(self.objective.parameters()))
         example, weights = self._example()
@@ -116,7 +119,7 @@ class Trainer:
         self.state: State = new_state(self.objective, self.layout, len(self.flag_names))
         world.spread([*self.state.parameters, *self.state.buffers])
         self.step = self._make_step(example, weights)
-        on_disk = data.validation.rows is not None
+        on_disk = isinstance(data.validation, StoredSplit)
         self.validation = None if on_disk else list(self._validation_batches())
 
     def _example(self) -> tuple[Batch, dict[str, Tensor]]:
@@ -242,9 +245,9 @@ class Trainer:
         """One epoch or the rest of it, and what is measured and saved at its end."""
         training, progress = self.experiment.training, self.progress
         plan, first = self.plan(progress.epoch), int(self.state.position)
-        with torch.no_grad(), unvalidated():
-            for i in range(first, self.steps_per_epoch):
-                self.step(self.state, plan, self.train_data)
+        with torch.no_grad(), unvalidated(), closing(self.feed.steps(plan, first)) as plans:
+            for i, own in zip(range(first, self.steps_per_epoch), plans, strict=False):
+                self.step(self.state, own, self.train_data)
                 progress.step += 1
                 shown.update()
                 number = self.agreed(caught[0] if caught else 0)

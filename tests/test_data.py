@@ -398,7 +398,7 @@ def test_located_changes_nothing_where_no_path_is_given(spec: DataSpec) -> None:
 
 
 def test_table_and_round_trip() -> None:
-    assert list(DATA) == ["digits", "squares", "linear_gaussian", *RELEASED, "arrays", "folder"]
+    assert list(DATA) == ["digits", "squares", "linear_gaussian", *RELEASED, "arrays", "folder", "hugging_face"]
     for word, part in DATA.items():
         assert issubclass(part, DataSpec)
         cases: list[dict[str, Any]] = [

@@ -21,14 +21,16 @@ To add a data set, derive from `DataSpec`, give it a `name`, a `read` and, where
 
 In the package it goes into `sets.py` (or `released.py`) and into the table `DATA` below; from outside,
 `pyro_vae.register(Bars)`.
-Files, each importing from those before it: `containers`, `files`, `shown`, `spec`, `storage`, `checks`, `delimited`,
-`tables`, `images`, `folders`, `idx`, `matlab`, `layouts`, `download`, `released`, `sets`, `preparation`, `inputs`.
+Files, each importing from those before it: `storage`, `containers`, `files`, `shown`, `spec`, `checks`, `delimited`,
+`tables`, `images`, `folders`, `hugging_face`, `idx`, `matlab`, `layouts`, `download`, `released`, `sets`,
+`preparation`, `inputs`.
 """
 
-from pyro_vae.data.containers import Arrays, Binarize, Data, Declared, Dequantize, Split, Support
+from pyro_vae.data.containers import Arrays, Binarize, Data, Declared, Dequantize, Split, StoredSplit, Support
 from pyro_vae.data.download import ReleasedData
 from pyro_vae.data.files import MAX_NPZ_BYTES
 from pyro_vae.data.folders import FolderData
+from pyro_vae.data.hugging_face import HuggingFaceData
 from pyro_vae.data.idx import MNIST_FILES, read_idx
 from pyro_vae.data.inputs import read_input
 from pyro_vae.data.preparation import load, prepare
@@ -63,6 +65,7 @@ DATA = Table(
     CelebAData,
     ArraysData,
     FolderData,
+    HuggingFaceData,
 )
 
 __all__ = [
@@ -82,6 +85,7 @@ __all__ = [
     "EMNISTData",
     "FashionMNISTData",
     "FolderData",
+    "HuggingFaceData",
     "KMNISTData",
     "LinearGaussianData",
     "MNISTData",
@@ -92,6 +96,7 @@ __all__ = [
     "Shown",
     "Split",
     "SquaresData",
+    "StoredSplit",
     "Support",
     "load",
     "prepare",

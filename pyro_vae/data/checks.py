@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.containers import Arrays
-from pyro_vae.data.storage import allocate
+from pyro_vae.data.storage import allocate, release
 from pyro_vae.specs import DeclarationError
 
 MOST_CLASSES = 10**9
@@ -111,42 +111,48 @@ def _channels_first(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def blocks(x: np.ndarray) -> Iterator[slice]:
-    """Slices of rows of about 2^22 entries, so that temporaries stay small beside a mapped file."""
-    rows = max(1, 2**22 // max(1, x[0].size))
-    return (slice(start, start + rows) for start in range(0, len(x), rows))
+def blocks(x: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of about 2^22 entries at a time, so that temporaries stay small; those of a mapped file are released."""
+    num = max(1, 2**22 // max(1, x[0].size))
+    for start in range(0, len(x), num):
+        rows = x[start : start + num]
+        yield rows
+        release(rows)
 
 
 def _zero_where_missing(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    return by_blocks(lambda rows: np.where(mask[rows], x[rows], 0), x, x.dtype)
+    return by_blocks(lambda x, mask: np.where(mask, x, 0), x.dtype, x, mask)
 
 
-def by_blocks(function: Callable[[slice], np.ndarray], x: np.ndarray, dtype: np.typing.DTypeLike) -> np.ndarray:
-    """An array shaped like x whose rows the function gives, a block at a time; on disk where x is too large."""
+def by_blocks(
+    function: Callable[..., np.ndarray], dtype: np.typing.DTypeLike, x: np.ndarray, *others: np.ndarray
+) -> np.ndarray:
+    """An array shaped like x, from the function of rows of x and of others; on disk where it is too large."""
     made = allocate(x.shape, dtype)
-    for rows in blocks(x):
-        made[rows] = function(rows)
+    for place, *rows in zip(*map(blocks, (made, x, *others)), strict=True):
+        place[:] = function(*rows)
     return made
 
 
 def converted(x: np.ndarray, dtype: np.typing.DTypeLike) -> np.ndarray:
     """The same numbers as another type; x itself where it is of that type."""
-    return x if x.dtype == np.dtype(dtype) else by_blocks(lambda rows: x[rows], x, dtype)
+    return x if x.dtype == np.dtype(dtype) else by_blocks(np.asarray, dtype, x)
 
 
 def _finite(x: np.ndarray, name: str, advice: str, problems: list[str]) -> None:
     """Refuse NaN, infinity, and numbers that float32 does not hold."""
     if x.dtype.kind != "f" or x.size == 0:
         return
-    count, first, largest = 0, None, 0.0
+    count, first, largest, done = 0, None, 0.0, 0
     for rows in blocks(x):
-        bad = ~np.isfinite(x[rows])
-        largest = max(largest, float(np.abs(x[rows], where=~bad, out=np.zeros(x[rows].shape, x.dtype)).max()))
+        bad = ~np.isfinite(rows)
+        largest = max(largest, float(np.abs(rows, where=~bad, out=np.zeros(rows.shape, x.dtype)).max()))
         if bad.any():
             count += int(bad.sum())
             where = np.argwhere(bad)[0]
-            where[0] += rows.start
+            where[0] += done
             first = first or where.tolist()
+        done += len(rows)
     if count:
         problems.append(f"{name}: NaN or infinite in {count} of {x.size} entries, first at {first}. {advice}")
     if largest > float(np.finfo(np.float32).max):
@@ -191,7 +197,10 @@ def _agreeing(train: Arrays, test: Arrays, at: str, problems: list[str]) -> list
     missing = {name: np.full(len(test.x), -1) for name in train.y if name not in test.y}
     test = replace(test, y={**test.y, **missing})
     if (train.mask is None) != (test.mask is None):
-        whole = [np.ones(part.x.shape, bool) if part.mask is None else part.mask for part in (train, test)]
+        whole = [
+            by_blocks(lambda x: np.ones(x.shape, bool), bool, part.x) if part.mask is None else part.mask
+            for part in (train, test)
+        ]
         train, test = replace(train, mask=whole[0]), replace(test, mask=whole[1])
     return [train, test]
 
@@ -219,17 +228,18 @@ def _in_levels(
 
 def extent(xs: Sequence[np.ndarray]) -> tuple[float, float]:
     """Smallest and largest entry of all the arrays."""
-    return float(min(x.min() for x in xs)), float(max(x.max() for x in xs))
+    both = [(rows.min(), rows.max()) for x in xs for rows in blocks(x)]
+    return float(min(low for low, _ in both)), float(max(high for _, high in both))
 
 
 def is_binary(x: np.ndarray) -> bool:
     """Whether every entry is 0 or 1."""
-    return all(((x[rows] == 0) | (x[rows] == 1)).all() for rows in blocks(x))
+    return all(((rows == 0) | (rows == 1)).all() for rows in blocks(x))
 
 
 def is_counts(x: np.ndarray) -> bool:
     """Whether every entry is one of 0, 1, 2, ..."""
-    return all(((x[rows] >= 0) & (x[rows] == np.floor(x[rows]))).all() for rows in blocks(x))
+    return all(((rows >= 0) & (rows == np.floor(rows))).all() for rows in blocks(x))
 
 
 def as_floats(x: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What holds data: `Arrays` as given, `Split` and `Data` as checked, `Declared` as known before reading."""
+"""What holds data: `Arrays` as given, `Split`, `StoredSplit` and `Data` as checked, `Declared` as known before."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_vae.data.storage import Stored
 from pyro_vae.specs import DeclarationError
 
 type Binarize = Literal["none", "dynamic", "static", "threshold"]
@@ -56,10 +57,7 @@ class Arrays:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a data set.
-
-    Data that do not fit in memory stay on disk: x is then that of the whole file, of which `rows` are this part.
-    """
+    """One part of a data set, in memory."""
 
     x: Tensor
     """(N, *event), as stored: uint8 levels, or float32 or float64."""
@@ -69,22 +67,15 @@ class Split:
     """Covariates (N, G), float."""
     mask: Tensor | None = None
     """bool, shaped like x, True where the entry exists; x is 0 elsewhere."""
-    rows: Tensor | None = None
-    """Which rows of x and mask this part is, int64 (N,); None: all of them."""
 
     def __len__(self) -> int:
-        return len(self.x if self.rows is None else self.rows)
+        return len(self.x)
 
     def select(self, indices: Tensor | Sequence[int]) -> "Split":
-        """The data at `indices`, copied into memory, in that order."""
+        """The data at `indices`, copied, in that order."""
         index = torch.as_tensor(indices, device=self.x.device)
         index = index if index.dtype is torch.bool else index.long()
-        if self.rows is None:
-            return self._each(lambda tensor: tensor[index])
-        rows = self.rows[index]
-        small = {name: labels[index] for name, labels in self.attributes.items()}
-        mask, given = self.mask, self.given
-        return Split(self.x[rows], small, None if given is None else given[index], None if mask is None else mask[rows])
+        return self._each(lambda tensor: tensor[index])
 
     def to(self, device: torch.device | str) -> "Split":
         """The same data on another device."""
@@ -97,7 +88,37 @@ class Split:
             {name: function(labels) for name, labels in self.attributes.items()},
             None if self.given is None else function(self.given),
             None if self.mask is None else function(self.mask),
-            None if self.rows is None else function(self.rows),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class StoredSplit:
+    """One part of a data set that does not fit in memory: x and mask stay in their files, of which it is some rows."""
+
+    x: Stored
+    """The whole file, (N of the file, *event)."""
+    attributes: dict[str, Tensor]
+    """As in `Split`, of this part alone."""
+    given: Tensor | None
+    """As in `Split`, of this part alone."""
+    mask: Stored | None
+    """The whole file, shaped like x."""
+    rows: Tensor
+    """Which rows of x and mask this part is, int64 (N,)."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, indices: Tensor | Sequence[int]) -> Split:
+        """The data at `indices`, copied into memory, in that order."""
+        index = torch.as_tensor(indices)
+        index = index if index.dtype is torch.bool else index.long()
+        rows = self.rows[index].numpy()
+        return Split(
+            torch.from_numpy(self.x.take(rows)),
+            {name: labels[index] for name, labels in self.attributes.items()},
+            None if self.given is None else self.given[index],
+            None if self.mask is None else torch.from_numpy(self.mask.take(rows)),
         )
 
 
@@ -106,9 +127,9 @@ class Data:
     """A checked and split data set."""
 
     name: str
-    train: Split
-    validation: Split
-    test: Split
+    train: Split | StoredSplit
+    validation: Split | StoredSplit
+    test: Split | StoredSplit
     shape: tuple[int, ...]
     """Event shape: (D,), or (C, H, W) for every image."""
     levels: int | None

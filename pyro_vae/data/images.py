@@ -1,15 +1,21 @@
 """Image files as one array of bytes: their headers are looked at first, then a few threads decode them.
 
+Each file is decoded once, before training, and not in every epoch: to decode and resize a photograph takes about a
+hundred times as long as to copy its pixels from a mapped file, more than a training step has. Pillow decodes without
+the interpreter's lock, so that threads do, and every core decodes. Where the pixels do not fit in memory they go to a
+temporary file, which takes as much room on disk as there are pixels; memory holds only those of the files at work.
+
 Eight bits per channel come out as they are. Grey of 16 bits is scaled (65535 becomes 255) and rounded, whatever is
 transparent is laid on white, EXIF's orientation is applied, and of several frames or pages the first is taken.
 """
 
 import errno
 import json
+import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
@@ -18,7 +24,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from pyro_vae.data.storage import allocate
+from pyro_vae.data.storage import allocate, release
 from pyro_vae.specs import DeclarationError
 
 if TYPE_CHECKING:
@@ -39,6 +45,8 @@ MAX_SIDE = 4096
 MAX_NAMED = 10
 """How many of many bad files a message names."""
 MAX_THREADS = 8
+FILES_AT_ONCE = 1000
+BYTES_AT_ONCE = 2**26
 ORIENTATION = 274
 """EXIF's tag of how the camera was held; from 5 on, rows and columns change places."""
 PHOTOMETRIC, BITS = 262, 258
@@ -53,12 +61,27 @@ class Header(NamedTuple):
     grey: bool
 
 
+class Encoded(NamedTuple):
+    """An image file that is no file of its own."""
+
+    content: bytes
+    name: str
+    """What messages call it."""
+
+
+type Source = Path | Encoded
+
+
+def _name(file: Source) -> str:
+    return str(file) if isinstance(file, Path) else file.name
+
+
 class UnsuitableError(ValueError):
     """What is wrong with a file, and what to do, as the end of a sentence that begins with its name."""
 
 
 def read_images(
-    files: Sequence[Path],
+    files: Sequence[Source],
     field: str,
     *,
     size: tuple[int, int] | None = None,
@@ -68,7 +91,7 @@ def read_images(
     """Read PNG, JPEG, BMP, GIF, TIFF, WebP and PPM files, whatever they are called.
 
     Args:
-        files: the files, each an image.
+        files: the files, each an image; slices of them are looked at, twice.
         field: where they were named, with its value: what the lines of an error begin with.
         size: rows and columns to resize to, with antialiasing (bicubic); None: as they are, and all of one size.
         fit: how an image of another aspect ratio gets that size: "crop" covers it and cuts off what is beyond the
@@ -93,34 +116,53 @@ def read_images(
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         # Pillow warns of images that are refused here, and of metadata that do not matter.
         warnings.simplefilter("ignore")
-        looked_at = list(pool.map(partial(_attempted, partial(_header, upright=size is None)), files))
-        headers = [found for found in looked_at if isinstance(found, Header)]
-        sizes, grey = Counter(header.size for header in headers), all(header.grey for header in headers)
-        grey = colour == "grey" or (colour == "auto" and grey)
-        shape = size or (sizes.most_common(1)[0][0] if sizes else (0, 0))
+        unfit, sizes, all_grey = _looked_at(files, pool, upright=size is None)
+        grey = colour == "grey" or (colour == "auto" and all_grey)
+        shape = (1 if grey else 3, *(size or (sizes.most_common(1)[0][0] if sizes else (0, 0))))
         # With a mistake found, the others are decoded only to find theirs.
-        usable = len(headers) == len(files) and (size is not None or len(sizes) == 1)
-        x = allocate((len(files), 1 if grey else 3, *shape), np.uint8) if usable else None
+        usable = not unfit and (size is not None or len(sizes) == 1)
+        x = allocate((len(files), *shape), np.uint8) if usable else None
 
-        def place(index: int, file: Path) -> None:
-            """Put an image where it belongs."""
-            pixels = _decoded(file, grey=grey, size=size, fit=fit)
+        def reason(index: int, file: Source) -> str | None:
+            """Why an image could not be put where it belongs; None where it could."""
+            return unfit.get(index) or _attempted(partial(_place, x, index, grey=grey, size=size, fit=fit), file)
+
+        bad = list[tuple[str, str]]()
+        for some, numbers in _in_turn(files, max(threads, BYTES_AT_ONCE // max(1, math.prod(shape)))):
+            reasons = pool.map(reason, numbers, some)
+            bad += [(_name(file), why) for file, why in zip(some, reasons, strict=True) if why is not None]
             if x is not None:
-                x[index] = pixels
-
-        def reason(index: int) -> str | None:
-            """Why an image could not be put there; None where it could."""
-            found = looked_at[index]
-            return found if isinstance(found, str) else _attempted(partial(place, index), files[index])
-
-        reasons = list(pool.map(reason, range(len(files))))
-    bad = [(file, reason) for file, reason in zip(files, reasons, strict=True) if reason is not None]
+                release(x[numbers.start : numbers.stop])
     problems = _named(bad, len(files), field)
     if size is None and len(sizes) > 1:
         problems.append(_differing(sizes, field))
     if problems or x is None:
         raise DeclarationError(problems)
     return x
+
+
+def _looked_at(
+    files: Sequence[Source], pool: ThreadPoolExecutor, *, upright: bool
+) -> tuple[dict[int, str], Counter[tuple[int, int]], bool]:
+    """What the headers say: the number of each file that is no use, and why; sizes; whether all are grey."""
+    unfit, sizes, grey = dict[int, str](), Counter[tuple[int, int]](), True
+    for some, numbers in _in_turn(files):
+        found = pool.map(partial(_attempted, partial(_header, upright=upright)), some)
+        for index, header in zip(numbers, found, strict=True):
+            if isinstance(header, str):
+                unfit[index] = header
+            else:
+                sizes[header.size] += 1
+                grey = grey and header.grey
+    return unfit, sizes, grey
+
+
+def _in_turn(files: Sequence[Source], num: int = FILES_AT_ONCE) -> Iterator[tuple[Sequence[Source], range]]:
+    """So many files at a time, and their numbers: what waits for a thread takes memory too."""
+    num = min(num, FILES_AT_ONCE)
+    for first in range(0, len(files), num):
+        some = files[first : first + num]
+        yield some, range(first, first + len(some))
 
 
 def shown(path: Path | str) -> str:
@@ -132,9 +174,9 @@ def shown(path: Path | str) -> str:
     return json.dumps(str(path), ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
-def _named(bad: list[tuple[Path, str]], num_files: int, field: str) -> list[str]:
+def _named(bad: list[tuple[str, str]], num_files: int, field: str) -> list[str]:
     """A line for each of the first bad files, and one for how many there are."""
-    lines = [f"{field}: {shown(file)} {reason}" for file, reason in bad[:MAX_NAMED]]
+    lines = [f"{field}: {shown(name)} {reason}" for name, reason in bad[:MAX_NAMED]]
     if len(bad) > MAX_NAMED:
         lines.append(f"{field}: {len(bad)} of {num_files} image files cannot be used; the first {MAX_NAMED} are above.")
     return lines
@@ -151,7 +193,7 @@ def _differing(sizes: Counter[tuple[int, int]], field: str) -> str:
     )
 
 
-def _attempted[T](function: Callable[[Path], T], file: Path) -> T | str:
+def _attempted[T](function: Callable[[Source], T], file: Source) -> T | str:
     """What the function makes of a file, or what is wrong with the file."""
     from PIL import Image, UnidentifiedImageError
 
@@ -175,16 +217,16 @@ def _too_large() -> str:
     return f"has more than {MAX_PIXELS} pixels, which is the most that is read. Make it smaller, or take it out."
 
 
-def _header(file: Path, *, upright: bool) -> Header:
+def _header(file: Source, *, upright: bool) -> Header:
     """What the header says; whether the image lies on its side is only looked up where `upright` asks for it."""
     from PIL import Image
 
-    num_bytes = file.stat().st_size
+    num_bytes = file.stat().st_size if isinstance(file, Path) else len(file.content)
     if not num_bytes:
         raise UnsuitableError("is empty. Fetch it again, or take it out.")
     if num_bytes > MAX_BYTES:
         raise UnsuitableError(f"has more than {MAX_BYTES} bytes. Make it smaller, or take it out.")
-    with Image.open(file, formats=FORMATS) as image:
+    with Image.open(file if isinstance(file, Path) else BytesIO(file.content), formats=FORMATS) as image:
         columns, rows = image.size
         if columns * rows > MAX_PIXELS:
             raise UnsuitableError(_too_large())
@@ -201,11 +243,11 @@ def _header(file: Path, *, upright: bool) -> Header:
         return Header((rows, columns), deep or image.mode in ("1", "L", "LA", "La"))
 
 
-def _decoded(file: Path, *, grey: bool, size: tuple[int, int] | None, fit: Fit) -> np.ndarray:
+def _decoded(file: Source, *, grey: bool, size: tuple[int, int] | None, fit: Fit) -> np.ndarray:
     """The pixels, (C, H, W)."""
     from PIL import Image
 
-    content = file.read_bytes()
+    content = file.read_bytes() if isinstance(file, Path) else file.content
     with Image.open(BytesIO(content), formats=FORMATS) as opened:
         if opened.format == "PNG":
             _check_png(content)
@@ -214,6 +256,15 @@ def _decoded(file: Path, *, grey: bool, size: tuple[int, int] | None, fit: Fit) 
         image = _in_bytes(_turned(_scaled(opened) if deep else opened, _orientation(opened)), grey)
     pixels = np.asarray(image if size is None else _resized(image, size, fit))
     return pixels[None] if grey else np.moveaxis(pixels, 2, 0)
+
+
+def _place(
+    x: np.ndarray | None, index: int, file: Source, *, grey: bool, size: tuple[int, int] | None, fit: Fit
+) -> None:
+    """Decode an image and put it where it belongs, if there is such a place."""
+    pixels = _decoded(file, grey=grey, size=size, fit=fit)
+    if x is not None:
+        x[index] = pixels
 
 
 def _check_png(content: bytes) -> None:

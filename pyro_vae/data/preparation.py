@@ -1,7 +1,6 @@
 """From arrays to what is trained on: `load` splits, thins and draws once, `prepare` treats every batch."""
 
 import math
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +8,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.checks import blocks, by_blocks, checked, extent, is_counts
-from pyro_vae.data.containers import Arrays, Binarize, Data, Dequantize, Split, Support
+from pyro_vae.data.containers import Arrays, Binarize, Data, Dequantize, Split, StoredSplit, Support
 from pyro_vae.data.sets import ArraysData, in_memory
 from pyro_vae.data.spec import DataSpec
-from pyro_vae.data.storage import fits, is_mapped
+from pyro_vae.data.storage import Stored, fits, is_mapped
 from pyro_vae.specs import DeclarationError
 
 
@@ -158,7 +157,7 @@ def _no_counts(parts: list[Arrays], spec: DataSpec) -> list[str]:
 
 def by_datum(x: np.ndarray) -> np.ndarray:
     """Sum of the entries of each datum (N,)."""
-    return np.concatenate([x[rows].reshape(len(x[rows]), -1).sum(1) for rows in blocks(x)])
+    return np.concatenate([some.reshape(len(some), -1).sum(1) for some in blocks(x)])
 
 
 def hidden(part: Arrays, share: float, stream: int) -> Arrays:
@@ -166,9 +165,9 @@ def hidden(part: Arrays, share: float, stream: int) -> Arrays:
     if not share:
         return part
     rng = np.random.default_rng([2, stream])
-    keep = by_blocks(lambda rows: rng.random(part.x[rows].shape) >= share, part.x, bool)
-    mask = keep if part.mask is None else by_blocks(lambda rows: keep[rows] & part.mask[rows], part.x, bool)
-    return replace(part, x=by_blocks(lambda rows: part.x[rows] * mask[rows], part.x, part.x.dtype), mask=mask)
+    keep = by_blocks(lambda x: rng.random(x.shape) >= share, bool, part.x)
+    mask = keep if part.mask is None else by_blocks(np.logical_and, bool, keep, part.mask)
+    return replace(part, x=by_blocks(np.multiply, part.x.dtype, part.x, mask), mask=mask)
 
 
 def _support(binary: bool, unit: bool, levels: int | None) -> Support:
@@ -234,10 +233,10 @@ def _thinned(labels: dict[str, np.ndarray], num_kept: int | None, problems: list
 def drawn(x: np.ndarray, levels: int | None, stream: int) -> np.ndarray:
     """Bernoulli draws with probabilities x / (levels - 1), from a fixed seed: the same data in every run."""
     rng = np.random.default_rng([1, stream])
-    return by_blocks(lambda rows: rng.random(x[rows].shape) * ((levels or 2) - 1) < x[rows], x, np.uint8)
+    return by_blocks(lambda some: rng.random(some.shape) * ((levels or 2) - 1) < some, np.uint8, x)
 
 
-def taken(part: Arrays, indices: np.ndarray) -> Split:
+def taken(part: Arrays, indices: np.ndarray) -> Split | StoredSplit:
     """The data at `indices` as tensors; copied, so that neither a caller's array nor a file is shared.
 
     Only what is on disk and does not fit in memory is left there.
@@ -251,18 +250,11 @@ def taken(part: Arrays, indices: np.ndarray) -> Split:
     stays = is_mapped(part.x) and not fits(part.x.nbytes)
     if not stays:
         return Split(tensor(part.x), labels, given, None if part.mask is None else tensor(part.mask))
-    mask = None if part.mask is None else on_disk(part.mask)
-    return Split(on_disk(part.x), labels, given, mask, torch.from_numpy(indices.astype(np.int64)))
+    mask = None if part.mask is None else Stored(part.mask)
+    return StoredSplit(Stored(part.x), labels, given, mask, torch.from_numpy(indices.astype(np.int64)))
 
 
-def on_disk(array: np.ndarray) -> Tensor:
-    """A tensor of the array's own numbers, which nothing in the package writes to."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(array)
-
-
-def moments(split: Split) -> tuple[Tensor, Tensor]:
+def moments(split: Split | StoredSplit) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each column or channel over the entries that exist, in float64.
 
     A column that never varies has the standard deviation 1: it is shifted and not scaled.

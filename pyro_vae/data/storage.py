@@ -1,15 +1,25 @@
-"""Where large arrays live: in memory where they fit, else in files that the system pages in and out.
+"""Where large arrays live: in memory where they fit, else in files that are mapped.
 
-Both are ordinary numpy arrays. A mapped one takes as much memory as is looked at, and gives it back when
-something else needs it.
+Both are ordinary numpy arrays. The pages of a mapped one count as memory of the process from the moment that they are
+looked at, so whoever walks through it gives them back with `release`; they stay in the cache of the system, which
+drops them when something else needs the room. `Stored` copies rows out of an array and does that by itself.
+
+Rows are gathered from the mapping, because numpy does so without the interpreter's lock, for thousands of rows at a
+time, where a read per row would take the lock from the training step again and again.
 """
 
 import math
+import mmap
 import os
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 import numpy as np
+import torch
+from numpy.lib.array_utils import byte_bounds
 
 from pyro_vae.specs import DeclarationError
 
@@ -28,9 +38,23 @@ def memory_bytes() -> int:
     return min(sizes)
 
 
+def room() -> float:
+    """Bytes that one array of data may take in memory."""
+    return MEMORY_SHARE * memory_bytes()
+
+
 def fits(num_bytes: int) -> bool:
     """Whether an array of that size is to be held in memory."""
-    return num_bytes <= MEMORY_SHARE * memory_bytes()
+    return num_bytes <= room()
+
+
+def at_once(shape: tuple[int, ...]) -> int:
+    """How many data of a shape are prepared together: 10,000, or fewer where those would take more than 0.5 GB.
+
+    >>> at_once((1, 28, 28)), at_once((3, 256, 256))
+    (10000, 682)
+    """
+    return min(10_000, max(1, 2**27 // math.prod(shape)))
 
 
 def allocate(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
@@ -60,11 +84,103 @@ def allocate(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
         ) from None
 
 
+AROUND = 2**20
+"""Bytes before and after what is looked at that the system may map with it, and more; a multiple of a page."""
+
+
+def mapping(array: np.ndarray) -> np.memmap | None:
+    """The mapped file that the array is, or is a view of; None where it is in memory."""
+    base: object = array
+    found = None
+    while isinstance(base, np.ndarray):
+        found = base if isinstance(base, np.memmap) else found  # the last one is the file, those before are views
+        base = base.base
+    return found
+
+
 def is_mapped(array: np.ndarray) -> bool:
     """Whether the array, or what it is a view of, is mapped to a file."""
-    base: object = array
-    while isinstance(base, np.ndarray):
-        if isinstance(base, np.memmap):
-            return True
-        base = base.base
-    return False
+    return mapping(array) is not None
+
+
+def release(*arrays: np.ndarray) -> None:
+    """Give back the memory in which mapped arrays, or views of them, are; what was written goes to the file."""
+    for array in arrays:
+        whole = mapping(array)
+        if whole is None or whole.mode == "c" or array.size == 0 or not hasattr(mmap, "MADV_DONTNEED"):
+            continue  # in mode "c" what was written is nowhere else
+        start = byte_bounds(whole)[0] - whole.offset % mmap.ALLOCATIONGRANULARITY
+        low, high = (bound - start for bound in byte_bounds(array))
+        low = max(0, low - low % mmap.PAGESIZE - AROUND)
+        whole._mmap.madvise(mmap.MADV_DONTNEED, low, high + AROUND - low)  # type: ignore[attr-defined]
+
+
+AT_ONCE = 256
+"""Rows copied out of a file between two releases: with each, the system maps 64 kB or more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """An array of which rows are copied into memory as they are needed.
+
+    >>> Stored(np.arange(6).reshape(3, 2)).take([2, 0])
+    array([[4, 5],
+           [0, 1]])
+    """
+
+    array: np.ndarray
+    """(N, *event)."""
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, *event)."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its tensors."""
+        return torch.from_numpy(np.empty(0, self.array.dtype)).dtype
+
+    def take(
+        self, rows: np.ndarray | Sequence[int], out: np.ndarray | None = None, stop: Event | None = None
+    ) -> np.ndarray:
+        """Copy rows, in the order given; they are looked at in the order of the file, which disks are good at.
+
+        Args:
+            rows: which ones, (n,).
+            out: where to, (n, *event), converted to its type; None: a new array of the same type.
+            stop: ends it early where it is set.
+
+        Raises:
+            DeclarationError: the file has become shorter.
+        """
+        rows = np.asarray(rows, np.int64)
+        made = np.empty((len(rows), *self.shape[1:]), self.array.dtype) if out is None else out
+        order = np.argsort(rows, kind="stable")
+        for first in range(0, len(rows), AT_ONCE):
+            if stop is not None and stop.is_set():
+                break
+            self._check()
+            at = order[first : first + AT_ONCE]
+            these = rows[at]
+            made[at] = self.array[these]
+            release(self.array[these[0] : these[-1] + 1])
+        return made
+
+    def _check(self) -> None:
+        """Refuse a file that lost its end: to touch what is mapped beyond it would kill the process."""
+        whole = mapping(self.array)
+        if whole is None:
+            return
+        needed = whole.offset + whole.nbytes
+        found = whole._mmap.size()  # type: ignore[attr-defined]
+        if found < needed:
+            raise DeclarationError(
+                [
+                    f"data: {whole.filename} was cut short while it was in use, from {needed} to {found} bytes. Put "
+                    "the whole file back; a training then goes on with --resume."
+                ]
+            )
