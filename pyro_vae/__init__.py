@@ -98,6 +98,7 @@ _HOME = {
         "ReweightedWakeSleep",
         "Terms",
     ),
+    "trackers": ("MLflow", "TRACKERS", "TensorBoard", "Tracker", "TrackerLog", "WandB"),
     "experiment": (
         "EarlyStopping",
         "Experiment",
@@ -109,6 +110,7 @@ _HOME = {
         "named",
         "register",
     ),
+    "callbacks": ("Callback",),
     "interruption": ("Interrupted",),
     "training": ("NumericsError",),
     "latent": (

@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from pyro_vae import checkpoints
 from pyro_vae.batches import build
+from pyro_vae.callbacks import Callback, checked, finish, tracked
 from pyro_vae.capture import same_random_state
 from pyro_vae.data import Arrays, Data
 from pyro_vae.data import load as load_data
@@ -41,6 +43,7 @@ def train(
     start_from: Run | Path | str | None = None,
     quiet: bool = False,
     num_samples: int = IMPORTANCE_SAMPLES,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train an experiment and evaluate it; of the processes that `torchrun` starts, each does its part.
 
@@ -52,12 +55,14 @@ def train(
         start_from: a run whose parameters to start from.
         quiet: no progress bar.
         num_samples: importance samples per datum of the evaluation.
+        callbacks: what is told the start, every epoch and the end.
 
     Returns:
         The finished run.
 
     Raises:
-        DeclarationError: something in the declaration or the data is wrong; nothing is written.
+        DeclarationError: something in the declaration or the data is wrong, and nothing is written; or a tracker
+            cannot be opened, and the run is there to be resumed.
         NumericsError: a step was not finite; the last checkpoint stays.
         Interrupted: a signal asked to stop; the state is saved.
         RankLost: another process ended; the last checkpoint is good.
@@ -69,6 +74,7 @@ def train(
         )
     name = name or ("digits" if experiment is None else "custom")
     experiment = experiment or load_experiment("digits")
+    callbacks = (*tracked(experiment), *checked(callbacks))  # trackers first: another may end the training
     own = experiment.data.located() if data is None else in_memory(experiment.data)
     experiment = experiment.replace(data=own)
     declared = experiment
@@ -96,10 +102,12 @@ def train(
     run.data = loaded
     if world.first:
         log.info(reason)
-        _warn_of_few_steps(experiment, loaded)
         _warn_of_parts(experiment, world)
+        if not quiet:
+            _warn_of_few_steps(experiment, loaded)
     quiet = quiet or not world.first
-    return _finish(run, Trainer(experiment, loaded, vae, folder, compiled, quiet, world), quiet, num_samples)
+    trainer = Trainer(experiment, loaded, vae, folder, compiled, quiet, callbacks, world)
+    return _finish(run, trainer, quiet, num_samples)
 
 
 FEW_STEPS = 500
@@ -129,7 +137,12 @@ def _warn_of_parts(experiment: Experiment, world: World) -> None:
 
 
 def resume(
-    directory: Path | str, data: Arrays | None = None, *, quiet: bool = False, num_samples: int = IMPORTANCE_SAMPLES
+    directory: Path | str,
+    data: Arrays | None = None,
+    *,
+    quiet: bool = False,
+    num_samples: int = IMPORTANCE_SAMPLES,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Continue a run that was stopped or killed, from its newest whole checkpoint.
 
@@ -138,17 +151,20 @@ def resume(
         data: the data of a run trained on data in memory.
         quiet: no progress bar.
         num_samples: importance samples per datum of the evaluation.
+        callbacks: what is told the start, every epoch and the end.
 
     The number of processes may be another one than before; with the same number the run ends in the same bits.
     """
+    own = checked(callbacks)
     world, run = join(), Run(directory, data)
+    callbacks = (*tracked(run.experiment), *own)
     check(run.experiment, world.in_turn(lambda: run.data))
     check_world(run.experiment, world)
     newest = world.once(lambda: _newest(run.directory))
     vae = build(run.experiment, run.data, choose_device(run.experiment.training.device))
     compiled = read_json(newest / "state.json")["compiled"]
     quiet = quiet or not world.first
-    trainer = Trainer(run.experiment, run.data, vae, run.directory, compiled, quiet, world)
+    trainer = Trainer(run.experiment, run.data, vae, run.directory, compiled, quiet, callbacks, world)
     trainer.load(newest)
     finished = trainer.progress.stopped or trainer.progress.epoch >= run.experiment.training.epochs
     if finished and world.first:
@@ -168,8 +184,18 @@ def _newest(directory: Path) -> Path:
 
 
 def _finish(run: Run, trainer: Trainer, quiet: bool, num_samples: int) -> Run:
-    trainer.run()
-    run.vae = trainer.vae.eval()
+    """Train and evaluate; whatever comes of it, the callbacks are told the end."""
+    card = None
+    try:
+        trainer.run()
+        run.vae = trainer.vae.eval()
+        card = _evaluate(run, quiet, num_samples)
+    finally:
+        finish(trainer.callbacks, card)
+    return run
+
+
+def _evaluate(run: Run, quiet: bool, num_samples: int) -> dict[str, Any]:
     part = next(part for part in ("test", "validation", "train") if len(getattr(run.data, part)))
     with signals() as caught:
 
@@ -179,8 +205,7 @@ def _finish(run: Run, trainer: Trainer, quiet: bool, num_samples: int) -> Run:
             count(number)
 
         count = counter(len(getattr(run.data, part)), "evaluating", quiet)
-        run.evaluate(part, num_samples, stop_or_count, trainer.world)
-    return run
+        return run.evaluate(part, num_samples, stop_or_count, trainer.world)
 
 
 def initialise(vae: VAE, data: Data, experiment: Experiment, device: torch.device) -> None:

@@ -7,7 +7,7 @@ the same versions and number of threads.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyro_vae import checkpoints
 from pyro_vae.batches import DTYPES, preparer, resident
+from pyro_vae.callbacks import Callback
 from pyro_vae.capture import Program, capture, same_random_state, unvalidated, value_and_gradient
 from pyro_vae.data import Data, StoredSplit
 from pyro_vae.distributed import ALONE, RankLost, World, derived
@@ -87,6 +88,7 @@ class Trainer:
         folder: Path,
         compiled: bool,
         quiet: bool = False,
+        callbacks: Sequence[Callback] = (),
         world: World = ALONE,
     ) -> None:
         """Move the data to the device, record the step, and compile it if so decided.
@@ -98,11 +100,13 @@ class Trainer:
             folder: run directory.
             compiled: what `decide_compile` said, or what the run that is resumed says.
             quiet: no progress bar.
+            callbacks: what is told the start and every epoch; the end is for the caller to tell.
             world: the processes that train together, each on its part of every batch.
         """
         training = experiment.training
         self.world, self.agreed = world, world.agreement()
         self.part = world.part(training.batch_size)
+        self.callbacks = callbacks if world.first else ()
         self.experiment, self.data, self.vae, self.folder, self.quiet = experiment, data, vae, folder, quiet
         self.device = next(vae.parameters()).device
         with same_random_state(torch.device("cpu")):  # an objective's own networks start from the seed too
@@ -225,14 +229,13 @@ class Trainer:
 
     def _run(self) -> Progress:
         training, progress = self.experiment.training, self.progress
+        self._start()
         total = training.epochs * self.steps_per_epoch
         shown = bar(total, "training", self.quiet, initial=progress.step, unit="step")
         number = choose_threads(self.experiment, self.vae)
         with shown, signals() as caught, same_random_state(self.device), threads(number):
             self._restore_random_state()
             self._clock = time.perf_counter()
-            if self.world.once(lambda: progress.step == 0 and checkpoints.latest(self.folder / "checkpoints") is None):
-                self.save()  # so that a run killed early starts again where it started
             while progress.epoch < training.epochs and not progress.stopped:
                 self._epoch(shown, caught)
             if number := self.world.largest(max(caught, default=0)):
@@ -241,8 +244,25 @@ class Trainer:
                 self._load_best()
         return progress
 
+    def _start(self) -> None:
+        """Save where a fresh run starts, so that one that ends early starts there again; tell the callbacks."""
+        with same_random_state(self.device):
+            root = self.folder / "checkpoints"
+            if self.world.once(lambda: self.progress.step == 0 and checkpoints.latest(root) is None):
+                self._restore_random_state()
+                self.save()
+            for callback in self.callbacks:
+                callback.start(self.experiment, self.folder, self.progress.step)
+
+    def _tell(self, rows: list[Metrics]) -> None:
+        """Hand the rows of an epoch to the callbacks, one after the other."""
+        with same_random_state(self.device):
+            for callback in self.callbacks:
+                for row in rows:
+                    callback.metrics(row)
+
     def _epoch(self, shown: Any, caught: list[int]) -> None:
-        """One epoch or the rest of it, and what is measured and saved at its end."""
+        """One epoch or the rest of it, and what is measured, saved and told at its end."""
         training, progress = self.experiment.training, self.progress
         plan, first = self.plan(progress.epoch), int(self.state.position)
         with torch.no_grad(), unvalidated(), closing(self.feed.steps(plan, first)) as plans:
@@ -270,6 +290,7 @@ class Trainer:
         last = progress.stopped or progress.epoch == training.epochs
         if better or last or progress.epoch % training.checkpoint_every == 0:
             self.save()
+        self._tell(rows)
 
     def _read_clock(self) -> None:
         """Seconds of training so far, everything included: steps, validation, checkpoints."""

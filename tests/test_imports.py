@@ -16,8 +16,8 @@ LINES = """
     specs
     networks standardize flows relaxed priors likelihoods guides data
     variant sites vae
-    objectives files fitting experiment
-    distributed checkpoints capture step batches feeding planning interruption progress records training
+    objectives trackers files fitting experiment
+    distributed checkpoints capture step batches feeding planning interruption progress records callbacks training
     diagnostics
     latent classification evaluation diagnosis
     inference_data plots diagnosis_figures card report
