@@ -108,6 +108,7 @@ _HOME = {
         "named",
         "register",
     ),
+    "callbacks": ("Callback",),
     "interruption": ("Interrupted",),
     "training": ("NumericsError",),
     "latent": (

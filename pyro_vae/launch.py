@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from pyro_vae import checkpoints
 from pyro_vae.batches import build
+from pyro_vae.callbacks import Callback, checked, finish
 from pyro_vae.capture import same_random_state
 from pyro_vae.data import Arrays, Data
 from pyro_vae.data import load as load_data
@@ -42,6 +44,7 @@ def train(
     start_from: Run | Path | str | None = None,
     quiet: bool = False,
     num_samples: int = IMPORTANCE_SAMPLES,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train an experiment and evaluate it.
 
@@ -53,6 +56,7 @@ def train(
         start_from: a run whose parameters to start from.
         quiet: no progress bar.
         num_samples: importance samples per datum of the evaluation.
+        callbacks: what is told the start, every epoch and the end.
 
     Returns:
         The finished run.
@@ -66,6 +70,7 @@ def train(
         raise DeclarationError(
             [f"experiment={experiment!r}: must be an Experiment; pyro_vae.load_experiment(NAME or FILE) reads one."]
         )
+    callbacks = checked(callbacks)
     name = name or ("digits" if experiment is None else "custom")
     experiment = experiment or load_experiment("digits")
     own = experiment.data.located() if data is None else in_memory(experiment.data)
@@ -86,8 +91,9 @@ def train(
     run = Run(folder, data)
     run.data = loaded
     log.info(reason)
-    _warn_of_few_steps(experiment, loaded)
-    return _finish(run, Trainer(experiment, loaded, vae, folder, compiled, quiet), quiet, num_samples)
+    if not quiet:
+        _warn_of_few_steps(experiment, loaded)
+    return _finish(run, Trainer(experiment, loaded, vae, folder, compiled, quiet, callbacks), quiet, num_samples)
 
 
 FEW_STEPS = 500
@@ -105,7 +111,12 @@ def _warn_of_few_steps(experiment: Experiment, data: Data) -> None:
 
 
 def resume(
-    directory: Path | str, data: Arrays | None = None, *, quiet: bool = False, num_samples: int = IMPORTANCE_SAMPLES
+    directory: Path | str,
+    data: Arrays | None = None,
+    *,
+    quiet: bool = False,
+    num_samples: int = IMPORTANCE_SAMPLES,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Continue a run that was stopped or killed, from its newest whole checkpoint.
 
@@ -114,7 +125,9 @@ def resume(
         data: the data of a run trained on data in memory.
         quiet: no progress bar.
         num_samples: importance samples per datum of the evaluation.
+        callbacks: what is told the start, every epoch and the end.
     """
+    callbacks = checked(callbacks)
     run = Run(directory, data)
     check(run.experiment, run.data)
     root = run.directory / "checkpoints"
@@ -125,7 +138,7 @@ def resume(
         raise DeclarationError([f"{directory}: {found}; train it anew."])
     vae = build(run.experiment, run.data, choose_device(run.experiment.training.device))
     compiled = read_json(newest / "state.json")["compiled"]
-    trainer = Trainer(run.experiment, run.data, vae, run.directory, compiled, quiet)
+    trainer = Trainer(run.experiment, run.data, vae, run.directory, compiled, quiet, callbacks)
     trainer.load(newest)
     if trainer.progress.stopped or trainer.progress.epoch >= run.experiment.training.epochs:
         log.info("the training was finished: nothing is left of it but the evaluation")
@@ -133,8 +146,18 @@ def resume(
 
 
 def _finish(run: Run, trainer: Trainer, quiet: bool, num_samples: int) -> Run:
-    trainer.run()
-    run.vae = trainer.vae.eval()
+    """Train and evaluate; whatever comes of it, the callbacks are told the end."""
+    card = None
+    try:
+        trainer.run()
+        run.vae = trainer.vae.eval()
+        card = _evaluate(run, quiet, num_samples)
+    finally:
+        finish(trainer.callbacks, card)
+    return run
+
+
+def _evaluate(run: Run, quiet: bool, num_samples: int) -> dict[str, Any]:
     part = next(part for part in ("test", "validation", "train") if len(getattr(run.data, part)))
     with signals() as caught:
 
@@ -144,8 +167,7 @@ def _finish(run: Run, trainer: Trainer, quiet: bool, num_samples: int) -> Run:
             count(number)
 
         count = counter(len(getattr(run.data, part)), "evaluating", quiet)
-        run.evaluate(part, num_samples, stop_or_count)
-    return run
+        return run.evaluate(part, num_samples, stop_or_count)
 
 
 def initialise(vae: VAE, data: Data, experiment: Experiment, device: torch.device) -> None:

@@ -7,7 +7,7 @@ the same versions and number of threads.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyro_vae import checkpoints
 from pyro_vae.batches import DTYPES, preparer, resident
+from pyro_vae.callbacks import Callback
 from pyro_vae.capture import capture, same_random_state, unvalidated, value_and_gradient
 from pyro_vae.data import Data
 from pyro_vae.experiment import Experiment
@@ -64,7 +65,14 @@ class Trainer:
     """One training: the objective, the compiled step and the state it changes."""
 
     def __init__(
-        self, experiment: Experiment, data: Data, vae: VAE, folder: Path, compiled: bool, quiet: bool = False
+        self,
+        experiment: Experiment,
+        data: Data,
+        vae: VAE,
+        folder: Path,
+        compiled: bool,
+        quiet: bool = False,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         """Move the data to the device, record the step, and compile it if so decided.
 
@@ -75,8 +83,10 @@ class Trainer:
             folder: run directory.
             compiled: what `decide_compile` said, or what the run that is resumed says.
             quiet: no progress bar.
+            callbacks: what is told the start and every epoch; the end is for the caller to tell.
         """
         training = experiment.training
+        self.callbacks = callbacks
         self.experiment, self.data, self.vae, self.folder, self.quiet = experiment, data, vae, folder, quiet
         self.device = next(vae.parameters()).device
         with same_random_state(torch.device("cpu")):  # an objective's own networks start from the seed too
@@ -171,14 +181,13 @@ class Trainer:
             Interrupted: a signal asked to stop; the state is saved.
         """
         training, progress = self.experiment.training, self.progress
+        self._start()
         total = training.epochs * self.steps_per_epoch
         shown = bar(total, "training", self.quiet, initial=progress.step, unit="step")
         number = choose_threads(self.experiment, self.vae)
         with shown, signals() as caught, same_random_state(self.device), threads(number):
             self._restore_random_state()
             self._clock = time.perf_counter()
-            if progress.step == 0 and checkpoints.latest(self.folder / "checkpoints") is None:
-                self.save()  # so that a run killed early starts again where it started
             while progress.epoch < training.epochs and not progress.stopped:
                 self._epoch(shown, caught)
             if caught:
@@ -187,8 +196,24 @@ class Trainer:
                 self._load_best()
         return progress
 
+    def _start(self) -> None:
+        """Save where a fresh run starts, so that one that ends early starts there again; tell the callbacks."""
+        with same_random_state(self.device):
+            if self.progress.step == 0 and checkpoints.latest(self.folder / "checkpoints") is None:
+                self._restore_random_state()
+                self.save()
+            for callback in self.callbacks:
+                callback.start(self.experiment, self.folder, self.progress.step)
+
+    def _tell(self, rows: list[Metrics]) -> None:
+        """Hand the rows of an epoch to the callbacks, one after the other."""
+        with same_random_state(self.device):
+            for callback in self.callbacks:
+                for row in rows:
+                    callback.metrics(row)
+
     def _epoch(self, shown: Any, caught: list[int]) -> None:
-        """One epoch or the rest of it, and what is measured and saved at its end."""
+        """One epoch or the rest of it, and what is measured, saved and told at its end."""
         training, progress = self.experiment.training, self.progress
         plan, first = self.plan(progress.epoch), int(self.state.position)
         with torch.no_grad(), unvalidated():
@@ -214,6 +239,7 @@ class Trainer:
         last = progress.stopped or progress.epoch == training.epochs
         if better or last or progress.epoch % training.checkpoint_every == 0:
             self.save()
+        self._tell(rows)
 
     def _read_clock(self) -> None:
         """Seconds of training so far, everything included: steps, validation, checkpoints."""

@@ -17,7 +17,7 @@ LINES = """
     networks standardize flows relaxed priors likelihoods guides data
     variant sites vae
     objectives files fitting experiment
-    distributed checkpoints capture step batches planning interruption progress records training
+    distributed checkpoints capture step batches planning interruption progress records callbacks training
     diagnostics
     latent classification evaluation diagnosis
     inference_data plots diagnosis_figures card report

@@ -485,10 +485,10 @@ def test_a_stopped_evaluation_says_how_to_go_on(tmp_path, monkeypatch):
     assert pv.load(tmp_path / "run").evaluate(num_samples=2)["num_data"] > 0
 
 
-def test_few_steps_are_said_to_be_few(tmp_path, caplog):
-    experiment = tiny()
-    pv.train(experiment, out=tmp_path / "run", quiet=True, num_samples=1)
-    assert "steps in all, which is few: lower training.batch_size" in caplog.text
+@pytest.mark.parametrize("quiet", [True, False])
+def test_few_steps_are_said_to_be_few_unless_all_shall_be_quiet(tmp_path, caplog, quiet):
+    pv.train(tiny("training.epochs=1"), out=tmp_path / "run", quiet=quiet, num_samples=1)
+    assert ("steps in all, which is few: lower training.batch_size" in caplog.text) is not quiet
 
 
 def test_a_finished_training_is_said_to_be_finished(tmp_path, caplog):
