@@ -43,7 +43,7 @@ def train(
     name: str | None = None,
     start_from: Run | Path | str | None = None,
     quiet: bool = False,
-    num_samples: int = IMPORTANCE_SAMPLES,
+    num_samples: int | None = IMPORTANCE_SAMPLES,
     callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train an experiment and evaluate it.
@@ -55,7 +55,7 @@ def train(
         name: what the result card calls the variant.
         start_from: a run whose parameters to start from.
         quiet: no progress bar.
-        num_samples: importance samples per datum of the evaluation.
+        num_samples: importance samples per datum of the evaluation; None leaves it out.
         callbacks: what is told the start, every epoch and the end.
 
     Returns:
@@ -83,7 +83,7 @@ def train(
         _start_from(vae, start_from)
     else:
         initialise(vae, loaded, experiment, device)
-    folder = _new_directory(out, name)
+    folder = new_directory(out, name)
     compiled, reason = decide_compile(experiment, loaded, device)
     write_text(folder / "experiment.yaml", dump(experiment))
     environment = _environment(name, experiment, vae, device, reason, data is not None) | {"data": data_record(loaded)}
@@ -115,7 +115,7 @@ def resume(
     data: Arrays | None = None,
     *,
     quiet: bool = False,
-    num_samples: int = IMPORTANCE_SAMPLES,
+    num_samples: int | None = IMPORTANCE_SAMPLES,
     callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Continue a run that was stopped or killed, from its newest whole checkpoint.
@@ -124,7 +124,7 @@ def resume(
         directory: the run.
         data: the data of a run trained on data in memory.
         quiet: no progress bar.
-        num_samples: importance samples per datum of the evaluation.
+        num_samples: importance samples per datum of the evaluation; None leaves it out.
         callbacks: what is told the start, every epoch and the end.
     """
     callbacks = checked(callbacks)
@@ -145,13 +145,13 @@ def resume(
     return _finish(run, trainer, quiet, num_samples)
 
 
-def _finish(run: Run, trainer: Trainer, quiet: bool, num_samples: int) -> Run:
+def _finish(run: Run, trainer: Trainer, quiet: bool, num_samples: int | None) -> Run:
     """Train and evaluate; whatever comes of it, the callbacks are told the end."""
     card = None
     try:
         trainer.run()
         run.vae = trainer.vae.eval()
-        card = _evaluate(run, quiet, num_samples)
+        card = None if num_samples is None else _evaluate(run, quiet, num_samples)
     finally:
         finish(trainer.callbacks, card)
     return run
@@ -215,13 +215,13 @@ def _start_from(vae: VAE, source: Run | Path | str) -> None:
     vae.load_state_dict(other.vae.state_dict())
 
 
-def _new_directory(out: Path | str | None, name: str) -> Path:
-    """Make a new directory for a run.
+def new_directory(out: Path | str | None, name: str, root: str = "runs") -> Path:
+    """Make a new directory for a run, or for what `root` holds.
 
     Raises:
         DeclarationError: it exists and is not empty, or cannot be made.
     """
-    folder = Path(out) if out is not None else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = Path(out) if out is not None else Path(root) / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     number = 1
     while out is None and folder.exists():
         number += 1

@@ -35,9 +35,10 @@ from pyro_vae.experiment import Experiment, check, declaration_from, dump
 from pyro_vae.files import read_yaml
 from pyro_vae.interruption import Interrupted, signals
 from pyro_vae.launch import new_directory, resume, train
+from pyro_vae.ranges import optuna_package
 from pyro_vae.records import Metrics, write_text
 from pyro_vae.runs import IMPORTANCE_SAMPLES
-from pyro_vae.search import Grid, Sweep, optuna_package
+from pyro_vae.search import Grid, Sweep
 from pyro_vae.specs import DeclarationError
 from pyro_vae.swept import Swept, claim_path, final_score, gather, score_of, short, trial_folder
 from pyro_vae.training import NumericsError, log, out_of_memory
@@ -115,7 +116,9 @@ def resume_sweep(
     _refuse_ranks()
     folder = Path(directory)
     if not (folder / "sweep.yaml").is_file():
-        raise DeclarationError([f"{directory}: is no directory of a sweep (it has no sweep.yaml); `pyro-vae sweep FILE` makes one."])
+        raise DeclarationError(
+            [f"{directory}: is no directory of a sweep (it has no sweep.yaml); `pyro-vae sweep FILE` makes one."]
+        )
     sweep = declaration_from(Sweep, read_yaml(folder / "sweep.yaml"))
     if trials is not None:
         sweep = sweep.replace(sweep=sweep.sweep.replace(trials=trials))
@@ -130,7 +133,7 @@ def _refuse_ranks() -> None:
     """A sweep is many trainings side by side, and no training of several processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise DeclarationError(
-            ["WORLD_SIZE: a sweep is not for torchrun; start `pyro-vae sweep --resume DIR` as often as there is room for."]
+            ["WORLD_SIZE: a sweep is not for torchrun; start `pyro-vae sweep --resume DIR` several times instead."]
         )
 
 
@@ -164,15 +167,19 @@ def _scored(experiment: Experiment, data: Data) -> tuple[Any, ...]:
     """What the score is, in words and in what the words leave out; the same for all trials that compare."""
     variant, objective = experiment.variant, experiment.objective
     if not variant.normalized:
-        loss = objective, variant.likelihood, variant.guide.density
-        return f"minus the loss of objective={objective.kind}, likelihood={variant.likelihood.kind}", loss
+        parts = objective, variant.likelihood
+        words = " and ".join(str(getattr(part, part.word)) for part in parts)
+        return f"minus the loss of {words} ({variant.why_unnormalized()})", *parts
     discrete = comparable.discrete(variant.likelihood, math.prod(data.shape))
     kind = "probability" if all(discrete) else "mixed probability and density" if any(discrete) else "density"
     return f"the ELBO of {comparable.measured(variant, data.conditional_on)}, a {kind}", discrete
 
 
 def _words(values: dict[str, Any]) -> str:
-    return ", ".join(f"{short(name)}={value:.4g}" if isinstance(value, float) else f"{short(name)}={value}" for name, value in values.items())
+    return ", ".join(
+        f"{short(name)}={value:.4g}" if isinstance(value, float) else f"{short(name)}={value}"
+        for name, value in values.items()
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +230,11 @@ def _take(place: _Place, study: "optuna.Study") -> tuple["optuna.Trial", Claim] 
         lock.acquire()
         try:
             trials = study.get_trials(deepcopy=False)
-            left = [trial for trial in trials if trial.state.name == "RUNNING" and not claimed(claim_path(folder, trial.number))]
+            left = [
+                trial
+                for trial in trials
+                if trial.state.name == "RUNNING" and not claimed(claim_path(folder, trial.number))
+            ]
             waiting = [trial.number for trial in trials if trial.state.name == "WAITING"]
             if not left and len(trials) - len(waiting) >= search.number:
                 return None
@@ -263,7 +274,9 @@ def _do(place: _Place, study: "optuna.Study", trial: "optuna.Trial", claim: Clai
         trial.set_user_attr("error", text)
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
         if isinstance(error, DeclarationError):
-            raise DeclarationError([f"trial {number}, {_words(values)}: {problem}" for problem in error.problems]) from None
+            raise DeclarationError(
+                [f"trial {number}, {_words(values)}: {problem}" for problem in error.problems]
+            ) from None
         if not isinstance(error, NumericsError) and not out_of_memory(error):
             raise
         log.warning(f"trial {number}: failed: {text.splitlines()[0]}")
@@ -320,12 +333,14 @@ def _undisturbed(folder: Path) -> Iterator[Any]:
 def _optuna_speaks_through_our_log() -> Iterator[None]:
     """Optuna's warnings as lines of our log, its reports of every trial not at all."""
     theirs = logging.getLogger("optuna")
-    before = theirs.handlers, theirs.level
-    theirs.handlers, theirs.level = [_Forward()], logging.WARNING
+    handlers, level = theirs.handlers, theirs.level
+    theirs.handlers = [_Forward()]
+    theirs.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        theirs.handlers, theirs.level = before
+        theirs.handlers = handlers
+        theirs.setLevel(level)
 
 
 class _Forward(logging.Handler):

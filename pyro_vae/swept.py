@@ -148,7 +148,7 @@ def claim_path(folder: Path, number: int) -> Path:
 
 def rows(folder: Path, search: Search, trials: Sequence["optuna.trial.FrozenTrial"]) -> list[dict[str, Any]]:
     """The table of the trials, see `Swept`."""
-    found = []
+    found = list[dict[str, Any]]()
     for trial in trials:
         state = {"COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed"}.get(trial.state.name)
         if state is None:
@@ -202,7 +202,9 @@ def gather(
     notes, comparison = list[str](), None
     if going:
         words = f"trial{'s' * (len(going) > 1)} {', '.join(map(str, going))}"
-        notes.append(f"{words}: not done yet; pyro-vae sweep --resume {folder} goes on, and compares the best at the end")
+        notes.append(
+            f"{words}: not done yet; pyro-vae sweep --resume {folder} goes on, and compares the best at the end"
+        )
     else:
         comparison, notes = _compared([Run(run, arrays) for run in best], num_samples, quiet, progress)
     score = "validation ELBO" if sweep.variant.normalized else "minus the validation loss"
@@ -218,7 +220,9 @@ def _compared(
     if not runs:
         return None, []
     part = next(part for part in ("test", "validation") if len(getattr(runs[0].data, part)))
-    notes = [] if part == "test" else ["there are no test data: evaluated on the validation data, which picked the best"]
+    notes = (
+        [] if part == "test" else ["there are no test data: evaluated on the validation data, which picked the best"]
+    )
     number = len(getattr(runs[0].data, part))
 
     def forward(text: str, times: int) -> Callable[[int], None]:
