@@ -162,6 +162,6 @@ def optuna_package() -> Any:
         import optuna
     except ImportError:
         raise DeclarationError(
-            ["a sweep needs Optuna, which is not installed: pip install 'pyro_vae[sweep]'"]
+            ["a sweep needs Optuna, which is not installed; install it: pip install 'pyro_vae[sweep]'"]
         ) from None
     return optuna

@@ -200,9 +200,6 @@ def _work(place: _Place, top: int, num_samples: int) -> Swept:
             trial, claim = taken
             with claim.held():
                 _do(place, study, trial, claim)
-            gc.collect()  # before the next trial needs the memory
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
         with _undisturbed(place.folder) as stop:
             return gather(place.folder, place.sweep, study, place.arrays, top, num_samples, place.quiet, stop)
 
@@ -287,6 +284,9 @@ def _do(place: _Place, study: "optuna.Study", trial: "optuna.Trial", claim: Clai
 
 def _trained(place: _Place, trial: "optuna.Trial", values: dict[str, Any], report: "_Report") -> float:
     """Train, or go on where there is a checkpoint; the score."""
+    gc.collect()  # what the trial before has held, also one that ran out of memory
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     folder = trial_folder(place.folder, trial.number)
     if checkpoints.latest(folder / "checkpoints") is not None:
         resume(folder, place.arrays, quiet=place.quiet, num_samples=None, callbacks=[report])
@@ -305,13 +305,17 @@ class _Report(Callback):
 
     def __init__(self, trial: "optuna.Trial", claim: Claim) -> None:
         self.trial, self.claim = trial, claim
+        told = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        self.told = max(told, default=0)
+        """The last epoch that was reported, before a stop: what comes after the checkpoint comes again."""
 
     def metrics(self, row: Metrics) -> None:
         """Report a row of the validation data."""
         if row.split != "validation":
             return
         self.claim.check()
-        self.trial.report(score_of(row), row.epoch)
+        if row.epoch > self.told:
+            self.trial.report(score_of(row), row.epoch)
         if self.trial.should_prune():
             raise optuna_package().TrialPruned
 
