@@ -97,6 +97,7 @@ _HOME = {
         "ReweightedWakeSleep",
         "Terms",
     ),
+    "trackers": ("MLflow", "TRACKERS", "TensorBoard", "Tracker", "TrackerLog", "WandB"),
     "experiment": (
         "EarlyStopping",
         "Experiment",

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from pyro_vae.data import DATA, Data, DataSpec, DigitsData
@@ -23,10 +23,13 @@ from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.networks import NETWORKS
 from pyro_vae.objectives import ELBO, OBJECTIVES, Objective
 from pyro_vae.priors import PRIORS
-from pyro_vae.specs import Count, DeclarationError, OneOf, Part, Spec, Table, did_you_mean, explain
+from pyro_vae.specs import Count, DeclarationError, OneOf, OneOrMore, Part, Seq, Spec, Table, did_you_mean, explain
+from pyro_vae.trackers import TRACKERS, Tracker
 from pyro_vae.variant import Variant
 
-TABLES: dict[str, Table] = {table.noun: table for table in (LIKELIHOODS, PRIORS, GUIDES, NETWORKS, OBJECTIVES, DATA)}
+TABLES: dict[str, Table] = {
+    table.noun: table for table in (LIKELIHOODS, PRIORS, GUIDES, NETWORKS, OBJECTIVES, DATA, TRACKERS)
+}
 """Every table of parts, by what its parts are called."""
 
 
@@ -97,6 +100,14 @@ def _device(name: str) -> str:
     return name
 
 
+type Followed = Annotated[Tracker, OneOf(TRACKERS, "tensorboard")]
+
+
+def _listed(trackers: Any) -> Any:
+    """One tracker as a list of one."""
+    return [trackers] if isinstance(trackers, str | dict | Tracker) else trackers
+
+
 class Training(Spec):
     """How the parameters are found."""
 
@@ -120,6 +131,15 @@ class Training(Spec):
     """`auto` takes a GPU where there is one."""
     checkpoint_every: Count = 1
     """Epochs between checkpoints."""
+    trackers: Annotated[Seq[Followed], BeforeValidator(_listed, json_schema_input_type=OneOrMore[Followed])] = ()
+    """Programs that show the curves while it runs: one, or a list of them."""
+
+    @model_validator(mode="after")
+    def _trackers_differ(self) -> "Training":
+        words = [tracker.tree()[tracker.word] for tracker in self.trackers]
+        if len(set(words)) < len(words):
+            raise ValueError(f"trackers={', '.join(words)}: names one of them twice; each can be fed once")
+        return self
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> "Training":

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_vae import checkpoints
 from pyro_vae.batches import build
-from pyro_vae.callbacks import Callback, checked, finish
+from pyro_vae.callbacks import Callback, checked, finish, tracked
 from pyro_vae.capture import same_random_state
 from pyro_vae.data import Arrays, Data
 from pyro_vae.data import load as load_data
@@ -70,9 +70,9 @@ def train(
         raise DeclarationError(
             [f"experiment={experiment!r}: must be an Experiment; pyro_vae.load_experiment(NAME or FILE) reads one."]
         )
-    callbacks = checked(callbacks)
     name = name or ("digits" if experiment is None else "custom")
     experiment = experiment or load_experiment("digits")
+    callbacks = (*tracked(experiment), *checked(callbacks))  # trackers first: another may end the training
     own = experiment.data.located() if data is None else in_memory(experiment.data)
     experiment = experiment.replace(data=own)
     loaded = load_data(experiment.data, experiment.seed, data)
@@ -127,8 +127,8 @@ def resume(
         num_samples: importance samples per datum of the evaluation; None leaves it out.
         callbacks: what is told the start, every epoch and the end.
     """
-    callbacks = checked(callbacks)
     run = Run(directory, data)
+    callbacks = (*tracked(run.experiment), *checked(callbacks))
     check(run.experiment, run.data)
     root = run.directory / "checkpoints"
     checkpoints.sweep(root)

@@ -16,7 +16,7 @@ LINES = """
     specs
     networks standardize flows relaxed priors likelihoods guides data
     variant sites vae
-    objectives files fitting experiment ranges search
+    objectives trackers files fitting experiment ranges search
     distributed checkpoints capture step batches planning interruption progress records callbacks training
     diagnostics
     latent classification evaluation diagnosis
