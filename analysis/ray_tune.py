@@ -54,7 +54,8 @@ def main(arguments=None):
         run_config=tune.RunConfig(storage_path=folder, name="ray"),
     ).fit()
     best = found.get_best_result()
-    print(f"best: {best.metrics['elbo']:.3f} nats per datum with {best.config}, in {folder}/trial_{best.metrics['trial_id']}")
+    run = Path(folder) / f"trial_{best.metrics['trial_id']}"
+    print(f"best: {best.metrics['elbo']:.3f} nats per datum with {best.config}, in {run}")
 
 
 if __name__ == "__main__":

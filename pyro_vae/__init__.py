@@ -146,7 +146,7 @@ _HOME = {
     "comparison": ("Comparison", "compare"),
     "search": ("Search", "Sweep", "load_sweep"),
     "swept": ("Swept",),
-    "sweep": ("resume_sweep", "run_sweep"),
+    "sweep": ("prepare_sweep", "resume_sweep", "run_sweep"),
     "plots": (
         "LatentSpace",
         "aggregate_scatter",

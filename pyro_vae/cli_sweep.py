@@ -20,6 +20,9 @@ def sweep(
         Path | None,
         typer.Option("--resume", help="Go on with the sweep in this directory, beside others that do so."),
     ] = None,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Check, make the directory and stop, for workers that --resume it.")
+    ] = False,
     top: Annotated[
         int, typer.Option("--top", min=0, help="How many of the best to evaluate and compare on test data.")
     ] = 5,
@@ -30,13 +33,13 @@ def sweep(
     """Find good values of any fields by the validation ELBO; the best are compared on test data."""
     from pyro_vae.search import load_sweep
     from pyro_vae.specs import DeclarationError
-    from pyro_vae.sweep import resume_sweep, run_sweep
+    from pyro_vae.sweep import prepare_sweep, resume_sweep, run_sweep
 
     quiet = quiet or as_json
     cli_io.log_to_stderr(quiet)
     words = arguments or []
     if resume is not None:
-        if words or out:
+        if words or out or prepare:
             raise DeclarationError(
                 [f"--resume {resume}: goes on as declared; drop the other arguments (--trials gives more trials)."]
             )
@@ -46,7 +49,12 @@ def sweep(
             raise DeclarationError(["FILE: is missing: a YAML file with a section `sweep`, or --resume DIR."])
         number = [] if trials is None else [f"sweep.trials={trials}"]
         declared = load_sweep(words[0], [*words[1:], *number])
-        found = run_sweep(declared, out=out, name=Path(words[0]).stem, top=top, quiet=quiet, num_samples=samples)
+        name = Path(words[0]).stem
+        if prepare:
+            folder = prepare_sweep(declared, out=out, name=name)
+            print(json.dumps({"sweep": str(folder)}) if as_json else f"sweep: {folder}")
+            return
+        found = run_sweep(declared, out=out, name=name, top=top, quiet=quiet, num_samples=samples)
     if as_json:
         print(json.dumps(found.tree(), allow_nan=False))
         return

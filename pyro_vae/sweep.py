@@ -79,6 +79,27 @@ def run_sweep(
         DeclarationError: something in the declaration or the data is wrong; nothing is written.
         Interrupted: a signal asked to stop; everything is saved.
     """
+    folder = prepare_sweep(sweep, data, out, name=name)
+    return resume_sweep(folder, data, top=top, quiet=quiet, num_samples=num_samples)
+
+
+def prepare_sweep(
+    sweep: Sweep, data: Arrays | None = None, out: Path | str | None = None, *, name: str = "sweep"
+) -> Path:
+    """Check a sweep and make its directory, for workers that `resume_sweep` it.
+
+    Args:
+        sweep: the declaration.
+        data: data in memory, instead of those that the experiment names.
+        out: directory, a new one under `sweeps/` by default.
+        name: what the directory is called after.
+
+    Returns:
+        The directory.
+
+    Raises:
+        DeclarationError: something in the declaration or the data is wrong; nothing is written.
+    """
     optuna_package()
     _refuse_ranks()
     own = sweep.data.located() if data is None else in_memory(sweep.data)
@@ -86,7 +107,7 @@ def run_sweep(
     check_sweep(sweep, load_data(sweep.data, sweep.seed, data))
     folder = new_directory(out, name, "sweeps")
     write_text(folder / "sweep.yaml", dump(sweep))
-    return _work(_Place(folder, sweep, data, quiet), top, num_samples)
+    return folder
 
 
 def resume_sweep(

@@ -1,11 +1,14 @@
 """Sweeps: what a file may say, which trials are done, how they end, and what is made of them."""
 
+import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import trained
@@ -25,6 +28,7 @@ from pyro_vae.workers import Claim, LostClaim, claimed
 
 optuna = pytest.importorskip("optuna")
 
+ROOT = Path(__file__).parent.parent
 SMALL = "variant: {encoder: {widths: [8]}, decoder: {widths: [8]}}\ntraining: {epochs: 2, batch_size: 256}\n"
 GREY = ["likelihood=normal", "data.binarize=none"]
 SPACE = "{latent.dim: {kind: int, low: 1, high: 8}, training.clip_norm: {kind: float, low: 1.0, high: 9.0}}"
@@ -468,6 +472,13 @@ def test_without_an_elbo(declared, tmp_path):
 # ------------------------------------------------------------------------------------------------------- mistakes
 
 
+def test_prepared_it_only_waits(write, done, faked):
+    out = done("sweep", write(), "--trials", 3, "--out", "out", "--prepare")
+    assert (out, [path.name for path in Path("out").iterdir()]) == ("sweep: out\n", ["sweep.yaml"])
+    faked()
+    assert len(resumed("out").trials) == 3
+
+
 def test_mistakes_of_the_command(write, refused, tmp_path, monkeypatch):
     file = write()
     assert mistake(refused, "sweep").startswith("FILE: is missing")
@@ -475,6 +486,7 @@ def test_mistakes_of_the_command(write, refused, tmp_path, monkeypatch):
     assert mistake(refused, "sweep", "--resume", tmp_path).startswith(f"{tmp_path}: is no directory of a sweep")
     assert mistake(refused, "sweep", file, "--resume", tmp_path).startswith(f"--resume {tmp_path}: goes on as declared")
     assert mistake(refused, "sweep", "digits").startswith("sweep: is required")
+    assert mistake(refused, "sweep", "--resume", tmp_path, "--prepare").startswith(f"--resume {tmp_path}: goes on")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert mistake(refused, "sweep", file).startswith("WORLD_SIZE: a sweep is not for torchrun")
     monkeypatch.delenv("WORLD_SIZE")
@@ -558,3 +570,42 @@ def test_two_workers_share_the_trials(write, tmp_path):
     for run in rows(tmp_path / "out"):
         assert [row["step"] for row in run if row["split"] == "train"] == sorted({row["step"] for row in run})
     assert not any((tmp_path / "out" / "workers").iterdir())
+
+
+@pytest.mark.slow
+def test_the_scripts_for_slurm(write, tmp_path, monkeypatch):
+    """The README's two scripts, each as two tasks of an array that run at the same time; Slurm itself is not there."""
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "pyro-vae"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m pyro_vae "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    shorter = {"training.epochs=20": "training.epochs=1 --samples 2", "--quiet": "--quiet --samples 2"}
+    sweep, plain = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    write(RANDOM)
+    subprocess.run(["pyro-vae", "sweep", "mine.yaml", "--out", "sweeps/mine", "--prepare"], check=True)
+    for script in (
+        sweep.replace("--quiet", shorter["--quiet"]),
+        plain.replace("training.epochs=20", shorter["training.epochs=20"]),
+    ):
+        (tmp_path / "script").write_text(script)
+        tasks = [
+            subprocess.Popen(
+                ["bash", "script"], env={**os.environ, "SLURM_ARRAY_TASK_ID": str(task)}, stdout=subprocess.DEVNULL
+            )
+            for task in range(2)
+        ]
+        assert [task.wait(300) for task in tasks] == [0, 0]
+    tree = read_json(tmp_path / "sweeps" / "mine" / "sweep.json")
+    assert [row["state"] for row in tree["trials"]] == ["completed"] * 3
+    assert [pv.load(f"runs/seed-{task}").experiment.seed for task in range(2)] == [0, 1]
+
+
+def test_the_recipe_for_ray(tmp_path):
+    """Run where Ray is; elsewhere only its own part, which a trial is."""
+    spec = importlib.util.spec_from_file_location("ray_tune", ROOT / "analysis" / "ray_tune.py")
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    pytest.importorskip("ray")
+    recipe.main(["--trials", "2", "--epochs", "2", "--out", str(tmp_path / "out")])
+    assert len(list((tmp_path / "out").glob("trial_*"))) == 2
