@@ -1,6 +1,5 @@
 """Sweeps: what a file may say, which trials are done, how they end, and what is made of them."""
 
-import importlib.util
 import json
 import os
 import re
@@ -254,8 +253,11 @@ def test_one_worker_repeats_also_after_a_stop(declared, faked, tmp_path, sampler
     assert by_number(straight) != by_number(swept(sweep.replace(seed=1), tmp_path / "c"))
     assert len({str(values) for _, values in done[:9]}) == 9
 
+    calls = []
+
     def stopped(values):
-        if len(done) == 5:
+        calls.append(len(done))
+        if calls.count(5) == 2:  # after the first epoch, which will be reported again
             raise Interrupted(signal.SIGINT, tmp_path)
         return score(values)
 
@@ -266,6 +268,27 @@ def test_one_worker_repeats_also_after_a_stop(declared, faked, tmp_path, sampler
     faked(score)
     assert by_number(resumed(tmp_path / "d")) == by_number(straight)
     assert [number for number, _ in done] == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8]  # the same trial, and no other, goes on
+
+
+@pytest.mark.parametrize(
+    ("pruner", "epochs"),
+    [
+        ("{kind: median, startup_trials: 1}", [2, 1, 1]),
+        ("{kind: median, startup_trials: 1, warmup_epochs: 1}", [2, 2, 2]),
+        ("{kind: median, startup_trials: 2}", [2, 2, 1]),
+        ("hyperband", [2, 1, 1]),
+        ("none", [2, 2, 2]),
+    ],
+)
+def test_pruners(declared, faked, tmp_path, pruner, epochs):
+    """Every trial of these is worse than the one before."""
+    faked()
+    space = "{latent.dim: {values: [1, 2, 3]}}"
+    found = swept(declared(f"space: {space}\nsampler: grid\npruner: {pruner}"), tmp_path / "out")
+    rows = sorted(found.trials, key=lambda row: row["trial"])
+    assert [row["epochs"] for row in rows] == epochs
+    assert [row["state"] for row in rows][0] == "completed"
+    assert ("pruned" in {row["state"] for row in rows}) == (pruner != "none")
 
 
 def test_the_sampler_learns(declared, faked, tmp_path):
@@ -601,11 +624,10 @@ def test_the_scripts_for_slurm(write, tmp_path, monkeypatch):
     assert [pv.load(f"runs/seed-{task}").experiment.seed for task in range(2)] == [0, 1]
 
 
+@pytest.mark.slow
 def test_the_recipe_for_ray(tmp_path):
-    """Run where Ray is; elsewhere only its own part, which a trial is."""
-    spec = importlib.util.spec_from_file_location("ray_tune", ROOT / "analysis" / "ray_tune.py")
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
+    """Where Ray is, which is no dependency of tests."""
     pytest.importorskip("ray")
-    recipe.main(["--trials", "2", "--epochs", "2", "--out", str(tmp_path / "out")])
+    arguments = ["--trials", "2", "--epochs", "2", "--out", str(tmp_path / "out")]
+    subprocess.run([sys.executable, ROOT / "analysis" / "ray_tune.py", *arguments], check=True)
     assert len(list((tmp_path / "out").glob("trial_*"))) == 2
