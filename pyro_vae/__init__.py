@@ -145,6 +145,9 @@ _HOME = {
     "launch": ("resume", "train"),
     "examination": ("Diagnosis", "diagnose"),
     "comparison": ("Comparison", "compare"),
+    "search": ("Search", "Sweep", "load_sweep"),
+    "swept": ("Swept",),
+    "sweep": ("prepare_sweep", "resume_sweep", "run_sweep"),
     "plots": (
         "LatentSpace",
         "aggregate_scatter",

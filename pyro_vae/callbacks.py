@@ -39,7 +39,7 @@ class Callback:
         """At the end, however it ends, also where `start` failed.
 
         Args:
-            card: the result card; None where the training or its evaluation did not come to an end.
+            card: the result card; None where training or evaluation did not come to an end, or without evaluation.
         """
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyro_vae import cli_compare, cli_diagnose, cli_io, cli_latent, cli_report, cli_walks, distributed
+from pyro_vae import cli_compare, cli_diagnose, cli_io, cli_latent, cli_report, cli_sweep, cli_walks, distributed
 from pyro_vae.cli_options import Directory, Input, Json, Out, Overrides, Quiet, Samples, SplitName
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _judged(error: Exception) -> tuple[int, list[str]]:
     from pyro_vae.checkpoints import CheckpointError
     from pyro_vae.interruption import Interrupted
     from pyro_vae.specs import DeclarationError
-    from pyro_vae.training import NumericsError
+    from pyro_vae.training import NumericsError, out_of_memory
 
     if isinstance(error, DeclarationError):
         return 2, list(error.problems)
@@ -101,7 +101,7 @@ def _judged(error: Exception) -> tuple[int, list[str]]:
         return 128 + error.signum, [str(error)]
     if isinstance(error, CheckpointError | NumericsError):
         return 2, [str(error)]
-    if isinstance(error, MemoryError) or "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
+    if out_of_memory(error):
         return 2, [
             "the data or the networks are too large for the memory; make smaller what is large: encoder.widths, "
             "decoder.widths, latent.dim, training.batch_size, or the data."
@@ -198,7 +198,7 @@ def train(
 
     world = distributed.join()
     quiet = quiet or as_json
-    _log_to_stderr(quiet or not world.first)
+    cli_io.log_to_stderr(quiet or not world.first)
     words = arguments or []
     source = words[0] if words and "=" not in words[0] else None
     overrides = words[1:] if source else words
@@ -312,17 +312,9 @@ for command in (
     cli_diagnose.diagnose,
     cli_report.report,
     cli_compare.compare,
+    cli_sweep.sweep,
 ):
     app.command()(command)
-
-
-def _log_to_stderr(quiet: bool) -> None:
-    """Show what was decided on the user's behalf, such as whether the step is compiled."""
-    import logging
-
-    logging.basicConfig(format="pyro-vae: %(message)s")
-    logging.getLogger("pyro_vae").setLevel(logging.WARNING if quiet else logging.INFO)
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is no news
 
 
 def _report(run: "Run", card: dict[str, Any], as_json: bool) -> None:

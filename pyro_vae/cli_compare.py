@@ -12,9 +12,6 @@ from pyro_vae.cli_options import Json, Quiet, Samples, SplitName
 if TYPE_CHECKING:
     from pyro_vae.comparison import Comparison
 
-WIDEST = 1000
-"""Letters of a line of a table, at most."""
-
 
 def compare(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR", help="Run directories, two or more.")],
@@ -47,23 +44,13 @@ def compare(
     if as_json:
         print(json.dumps(found.tree() | ({} if picture is None else {"picture": str(picture)}), allow_nan=False))
         return
-    _print(found)
+    print_comparison(found)
     if picture is not None:
         print(picture)
 
 
-def _print(found: "Comparison") -> None:
+def print_comparison(found: "Comparison") -> None:
     """The table, the sentence and the notes."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    head, *lines = found.cells
-    table = Table(*head)
-    for line in lines:
-        table.add_row(*map(Text, line))  # Text, because [a] would be read as markup
-    console = Console()
-    natural = console.measure(table, options=console.options.update(width=WIDEST)).maximum
     print(found.title)
-    Console(width=max(console.width, natural)).print(table)  # narrower, it would cut off names
+    cli_io.print_cells(found.cells)
     print("\n".join([found.verdict, *(f"note: {line}" for line in found.warnings)]))

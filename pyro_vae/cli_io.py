@@ -11,6 +11,18 @@ if TYPE_CHECKING:
     from pyro_vae.runs import Run
     from pyro_vae.sites import Batch
 
+WIDEST = 1000
+"""Letters of a line of a table, at most."""
+
+
+def log_to_stderr(quiet: bool) -> None:
+    """Show what was decided on the user's behalf, such as whether the step is compiled."""
+    import logging
+
+    logging.basicConfig(format="pyro-vae: %(message)s")
+    logging.getLogger("pyro_vae").setLevel(logging.WARNING if quiet else logging.INFO)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is no news
+
 
 def load(directory: Path) -> "Run":
     """Open a run directory."""
@@ -208,3 +220,18 @@ def save_picture(
 
     picture = plots.save(figure, path.with_name(f"{path.name}.png"))
     save_arrays(path, arrays, as_json, picture, said)
+
+
+def print_cells(cells: Sequence[Sequence[str]]) -> None:
+    """A table of words, a line of headings first, as wide as it needs to be."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    head, *lines = cells
+    table = Table(*head)
+    for line in lines:
+        table.add_row(*map(Text, line))  # Text, because [a] would be read as markup
+    console = Console()
+    natural = console.measure(table, options=console.options.update(width=WIDEST)).maximum
+    Console(width=max(console.width, natural)).print(table)  # narrower, it would cut off names

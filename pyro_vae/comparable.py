@@ -15,6 +15,7 @@ from pyro_vae.likelihoods import Mixed
 from pyro_vae.records import PARTS
 from pyro_vae.runs import Run
 from pyro_vae.specs import DeclarationError
+from pyro_vae.variant import Variant
 
 ROWS = 1000
 """Data that are checked for being the same at a time."""
@@ -117,11 +118,12 @@ def misfits(name: str, base: str, runs: Mapping[str, Run], split: str, rows: lis
         return [f"{name}: {variant.why_unnormalized()}; it has no log p(x) to compare. Leave it out."]
     if name == base or not other.experiment.variant.normalized:
         return []
-    found, (ours, theirs) = list[str](), (_measured(run), _measured(other))
+    found = list[str]()
+    ours, theirs = (measured(some.experiment.variant, some.data.conditional_on) for some in (run, other))
     if ours != theirs:
         found.append(f"{name}: measures {ours}, and {base} {theirs}; only like with like compares. Leave one out.")
     kinds, numel = (likelihood, other.experiment.variant.likelihood), math.prod(run.data.shape)
-    if run.data.shape == other.data.shape and _discrete(kinds[0], numel) != _discrete(kinds[1], numel):
+    if run.data.shape == other.data.shape and discrete(kinds[0], numel) != discrete(kinds[1], numel):
         words = [getattr(kind, kind.word) for kind in kinds]
         found.append(
             f"{name}: variant.likelihood={words[0]!r} and {words[1]!r} of {base} are not both probabilities, or both "
@@ -130,15 +132,14 @@ def misfits(name: str, base: str, runs: Mapping[str, Run], split: str, rows: lis
     return found + [f"{name}: {what}" for what in _other_data(run, other, base, split, rows)]
 
 
-def _measured(run: Run) -> str:
+def measured(variant: Variant, conditional_on: tuple[str, ...]) -> str:
     """What log p is of, with the label sites that are given."""
-    variant = run.experiment.variant
-    subject = density_words(variant.density, run.data.conditional_on)
+    subject = density_words(variant.density, conditional_on)
     sites = sorted(variant.labels.keys() - variant.missing.keys())
     return f"log p({subject})" + (f" with y = {', '.join(sites)}" if sites else "")
 
 
-def _discrete(likelihood: Any, numel: int) -> tuple[bool, ...]:
+def discrete(likelihood: Any, numel: int) -> tuple[bool, ...]:
     """Whether each entry has a probability and no density."""
     if not isinstance(likelihood, Mixed):
         return (likelihood.discrete,) * numel

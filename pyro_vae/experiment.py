@@ -7,6 +7,7 @@ leaves out has a default.
 import math
 import os
 import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -218,7 +219,7 @@ def named() -> dict[str, str]:
     return {item.name.removesuffix(".yaml"): item.read_text().splitlines()[0].lstrip("# ") for item in files}
 
 
-def load_experiment(source: str = "digits", overrides: tuple[str, ...] | list[str] = ()) -> Experiment:
+def load_experiment(source: str = "digits", overrides: Sequence[str] = ()) -> Experiment:
     """An experiment from a name or a YAML file, with `key=value` overrides.
 
     Args:
@@ -231,19 +232,24 @@ def load_experiment(source: str = "digits", overrides: tuple[str, ...] | list[st
     >>> load_experiment("digits", ["latent.dim=2"]).variant.latent.dim
     2
     """
-    return experiment_from(_source_tree(source), overrides)
+    return experiment_from(source_tree(source), overrides)
 
 
-def experiment_from(tree: Tree, overrides: tuple[str, ...] | list[str] = ()) -> Experiment:
+def experiment_from(tree: Tree, overrides: Sequence[str] = ()) -> Experiment:
     """An experiment from a (partial) tree, with `key=value` overrides."""
+    return declaration_from(Experiment, tree, overrides)
+
+
+def declaration_from[E: Experiment](kind: type[E], tree: Tree, overrides: Sequence[str] = ()) -> E:
+    """An experiment, or something that is one and more, from a (partial) tree, with `key=value` overrides."""
     problems: list[str] = []
     try:
-        tree = override(tree, overrides, Experiment)
+        tree = override(tree, overrides, kind)
     except DeclarationError as error:
         problems += error.problems
-        tree = _overridden_where_possible(tree, overrides)
+        tree = _overridden_where_possible(kind, tree, overrides)
     try:
-        experiment = Experiment.model_validate(tree)
+        experiment = kind.model_validate(tree)
     except ValidationError as error:
         raise DeclarationError([*problems, *explain(error), *_further(tree, error)]) from None
     if problems:
@@ -251,11 +257,11 @@ def experiment_from(tree: Tree, overrides: tuple[str, ...] | list[str] = ()) -> 
     return experiment
 
 
-def _overridden_where_possible(tree: Tree, overrides: tuple[str, ...] | list[str]) -> Tree:
+def _overridden_where_possible(kind: type[Experiment], tree: Tree, overrides: Sequence[str]) -> Tree:
     """The tree with those overrides that make sense."""
     for assignment in overrides:
         try:
-            tree = override(tree, [assignment], Experiment)
+            tree = override(tree, [assignment], kind)
         except DeclarationError:
             continue
     return tree
@@ -267,7 +273,7 @@ def _further(tree: Tree, error: ValidationError) -> list[str]:
     if not wrong:  # the sections are right, and what is wrong between them has been said
         return []
     try:
-        Experiment.model_validate({name: value for name, value in tree.items() if name not in wrong})
+        Experiment.model_validate({name: tree[name] for name in Experiment.model_fields if name in tree.keys() - wrong})
     except ValidationError as rest:
         # Where a section is wrong, its defaults stand in for it, and what is said of it or with it is void.
         pairs = ({"variant", "data"}, {"objective", "training"})
@@ -276,7 +282,12 @@ def _further(tree: Tree, error: ValidationError) -> list[str]:
     return []
 
 
-def _source_tree(source: str) -> Tree:
+def source_tree(source: str) -> Tree:
+    """The tree of a named experiment or of a YAML file.
+
+    Raises:
+        DeclarationError: there is neither of that name, or the file cannot be read.
+    """
     if source in named():
         text = (resources.files("pyro_vae") / "variants" / f"{source}.yaml").read_text()
         return parse_yaml(text, source)

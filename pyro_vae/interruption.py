@@ -15,13 +15,13 @@ from pyro_vae.distributed import RankLost
 class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop, and saved
     """The run was asked to stop by a signal; its state is saved."""
 
-    def __init__(self, signum: int, folder: Path, trained: bool = False) -> None:
-        """Keep the signal's number and the run; `trained`: only the evaluation was left."""
+    def __init__(self, signum: int, folder: Path, trained: bool = False, command: str = "train") -> None:
+        """Keep the signal's number and the run; `trained`: only the evaluation was left; `command`: what goes on."""
         name = signal.Signals(signum).name
         if trained:
             text = f"the evaluation was stopped by {name}; the training is done and saved: pyro-vae evaluate {folder}"
         else:
-            text = f"stopped by {name}; the state is saved, and goes on with: pyro-vae train --resume {folder}"
+            text = f"stopped by {name}; the state is saved, and goes on with: pyro-vae {command} --resume {folder}"
         super().__init__(text)
         self.signum, self.folder = signum, folder
 

@@ -42,7 +42,7 @@ def train(
     name: str | None = None,
     start_from: Run | Path | str | None = None,
     quiet: bool = False,
-    num_samples: int = IMPORTANCE_SAMPLES,
+    num_samples: int | None = IMPORTANCE_SAMPLES,
     callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train an experiment and evaluate it; of the processes that `torchrun` starts, each does its part.
@@ -54,7 +54,7 @@ def train(
         name: what the result card calls the variant.
         start_from: a run whose parameters to start from.
         quiet: no progress bar.
-        num_samples: importance samples per datum of the evaluation.
+        num_samples: importance samples per datum of the evaluation; None leaves it out.
         callbacks: what is told the start, every epoch and the end.
 
     Returns:
@@ -92,7 +92,7 @@ def train(
     environment |= {"processes": world.size, "data": data_record(loaded)}
 
     def started() -> Path:
-        folder = _new_directory(out, name)
+        folder = new_directory(out, name)
         write_text(folder / "experiment.yaml", dump(declared))
         write_json(folder / "environment.json", environment)
         return folder
@@ -141,7 +141,7 @@ def resume(
     data: Arrays | None = None,
     *,
     quiet: bool = False,
-    num_samples: int = IMPORTANCE_SAMPLES,
+    num_samples: int | None = IMPORTANCE_SAMPLES,
     callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Continue a run that was stopped or killed, from its newest whole checkpoint.
@@ -150,7 +150,7 @@ def resume(
         directory: the run.
         data: the data of a run trained on data in memory.
         quiet: no progress bar.
-        num_samples: importance samples per datum of the evaluation.
+        num_samples: importance samples per datum of the evaluation; None leaves it out.
         callbacks: what is told the start, every epoch and the end.
 
     The number of processes may be another one than before; with the same number the run ends in the same bits.
@@ -183,13 +183,13 @@ def _newest(directory: Path) -> Path:
     return newest
 
 
-def _finish(run: Run, trainer: Trainer, quiet: bool, num_samples: int) -> Run:
+def _finish(run: Run, trainer: Trainer, quiet: bool, num_samples: int | None) -> Run:
     """Train and evaluate; whatever comes of it, the callbacks are told the end."""
     card = None
     try:
         trainer.run()
         run.vae = trainer.vae.eval()
-        card = _evaluate(run, quiet, num_samples)
+        card = None if num_samples is None else _evaluate(run, quiet, num_samples)
     finally:
         finish(trainer.callbacks, card)
     return run
@@ -253,13 +253,13 @@ def _start_from(vae: VAE, source: Run | Path | str) -> None:
     vae.load_state_dict(other.vae.state_dict())
 
 
-def _new_directory(out: Path | str | None, name: str) -> Path:
-    """Make a new directory for a run.
+def new_directory(out: Path | str | None, name: str, root: str = "runs") -> Path:
+    """Make a new directory for a run, or for what `root` holds.
 
     Raises:
         DeclarationError: it exists and is not empty, or cannot be made.
     """
-    folder = Path(out) if out is not None else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = Path(out) if out is not None else Path(root) / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     number = 1
     while out is None and folder.exists():
         number += 1

@@ -56,6 +56,12 @@ class NumericsError(ArithmeticError):
     """Something in a step was not finite; that step was not applied."""
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that there is not enough memory, on a CPU or a GPU."""
+    words = type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
+    return words or isinstance(error, MemoryError)
+
+
 @dataclass
 class Progress:
     """Where a run is: what a checkpoint holds beside tensors."""

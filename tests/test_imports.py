@@ -16,13 +16,13 @@ LINES = """
     specs
     networks standardize flows relaxed priors likelihoods guides data
     variant sites vae
-    objectives trackers files fitting experiment
+    objectives trackers files fitting experiment ranges search
     distributed checkpoints capture step batches feeding planning interruption progress records callbacks training
     diagnostics
     latent classification evaluation diagnosis
     inference_data plots diagnosis_figures card report
-    opening posterior runs launch examination comparable comparison
-    cli_io cli_options cli_latent cli_walks cli_compare cli_diagnose cli_report cli __main__
+    opening posterior runs launch examination comparable comparison workers swept sweep
+    cli_io cli_options cli_latent cli_walks cli_compare cli_diagnose cli_report cli_sweep cli __main__
 """
 ORDER = [line.split() for line in LINES.strip().splitlines()]
 PLACE = {name: (i, j) for i, line in enumerate(ORDER) for j, name in enumerate(line)}

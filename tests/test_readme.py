@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pyro_vae.experiment import LIKELIHOODS, experiment_from
-from pyro_vae.files import parse_yaml
+from pyro_vae.experiment import LIKELIHOODS, load_experiment
+from pyro_vae.search import load_sweep
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -24,8 +24,9 @@ def test_the_two_commands():
 
 
 @pytest.mark.parametrize("block", blocks("yaml"))
-def test_yaml_blocks_are_valid(block):
-    assert experiment_from(parse_yaml(block, "README"))
+def test_yaml_blocks_are_valid(block, tmp_path):
+    (tmp_path / "block.yaml").write_text(block)
+    assert (load_sweep if "\nsweep:" in block else load_experiment)(str(tmp_path / "block.yaml"))
 
 
 @pytest.mark.parametrize("block", blocks("python"))
