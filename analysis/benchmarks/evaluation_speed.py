@@ -2,11 +2,12 @@
 
     PYRO_VAE_DATA=FOLDER python analysis/benchmarks/evaluation_speed.py [--run DIR] [--pythae-python PYTHON]
 
-log p(x) by importance sampling, K samples for each of some MNIST test images, a few more of them in every round: ours is
+log p(x) by importance sampling, K samples for each of some MNIST test images, other images in every round: ours is
 `evaluation.score` as for 10,000 images, with ELBO, k-hat and all; by hand is a loop over images, the encoder once for
 each; pythae's is `get_nll`, the same weights in a model of its own. The floor is the decoder's matrix products alone.
-Sides take turns, and their estimates must agree. Then transitions of annealing and of HMC, five leapfrog steps each, all
-chains of all data at once against a loop over data by hand. Last, peak memory, of processes that only evaluate.
+Sides take turns, and their estimates must agree. Then transitions of annealing and of HMC, five leapfrog steps each,
+all chains of all data at once, against a loop over data by hand (for draws per second against Pyro's NUTS see
+`posterior_speed.py`). Last, the peak memory of processes that only evaluate.
 
 A model is trained for a few epochs first, or, with --run, that of a finished run is taken: multilayer perceptrons and
 Bernoulli pixels. `--widths 200 200 --latent 50` is the model of Burda et al. (2016).
