@@ -30,7 +30,8 @@ def parts() -> str:
 
 def results() -> str:
     speeds = map(speed, sorted(RESULTS.glob("training_speed_*.json")))
-    found = [likelihood(), bounds(), posteriors(), variants(), convolutional(), *speeds, streaming(), gpu()]
+    found = [likelihood(), bounds(), posteriors(), evaluation(), variants(), convolutional()]
+    found += [*speeds, streaming(), gpu()]
     return "\n\n".join(filter(None, found))
 
 
@@ -89,6 +90,37 @@ def posteriors() -> str:
             *rows,
             "",
             f"Ratio of ESS per second: {result['ratio']:.1f}. {source(result)}",
+        ]
+    )
+
+
+def evaluation() -> str:
+    path = RESULTS / "evaluation_speed.json"
+    if not path.exists():
+        return ""
+    result = json.loads(path.read_text())
+    s, found, moved, memory = (result[key] for key in ("settings", "likelihood", "transitions", "memory"))
+    sides = {"log p(x) of an image": found, "a transition, annealing": moved["annealing"], "HMC": moved["HMC"]}
+    rows = [
+        f"| {what}: {name} | {row['median']:.3g} ({row['least']:.3g} to {row['largest']:.3g}) | {row['ratio']:.2f} |"
+        for what, side in sides.items()
+        for name, row in side["rows"].items()
+    ]
+    vamp = memory["vamp, guide=flow"]
+    return "\n".join(
+        [
+            f"Evaluation of a VAE {result['network']} on MNIST, K = {s['samples']:,}, after a compilation of "
+            f"{found['first_call_seconds']['pyro_vae']:.0f} s; sides interleaved, medians (and range) of {s['rounds']} "
+            f"rounds of {s['data']} images. Annealing and HMC: {s['chains']} chains for each of {s['chain_data']} "
+            f"images, {s['steps']} leapfrog steps, per chain and image. Peak memory of a process that only evaluates: "
+            f"{memory['run']['peak_mb']:.0f} MB; with `prior=vamp guide=flow` on digits, {s['vamp_samples']} samples, "
+            f"{vamp['peak_mb']:.0f} MB and {vamp['ms_per_datum']:.0f} ms per datum.",
+            "",
+            "| what | ms | / ours |",
+            "|---|---|---|",
+            *rows,
+            "",
+            source(result),
         ]
     )
 

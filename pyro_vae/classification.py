@@ -17,12 +17,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pyro_vae.capture import unvalidated
 from pyro_vae.diagnostics.importance import RunningLogMeanExp
-from pyro_vae.latent import chunks, data_per_chunk, particles_per_chunk
-from pyro_vae.sites import Batch, total
+from pyro_vae.latent import Particles
+from pyro_vae.sites import Batch, Densities, total
 from pyro_vae.specs import DeclarationError
-from pyro_vae.vae import VAE, densities, label_cells
+from pyro_vae.vae import VAE, label_cells
 from pyro_vae.variant import MAX_CELLS, Variant
 
 
@@ -84,8 +83,9 @@ def score_labels(
     always = [name for name in variant.labels if name not in variant.missing]
     outer = list(itertools.product(*(range(variant.labels[name].classes) for name in always)))
     values, errors, guides = list[Tensor](), list[Tensor](), list[dict[str, Tensor]]()
-    for part in chunks(batch, data_per_chunk(vae, 1, 100)):
-        found = [_score_cell(vae, part, dict(zip(always, classes, strict=True)), num_samples) for classes in outer]
+    particles = Particles(vae, _log_w, num_samples, batch.size * len(outer))
+    for part in particles.parts(batch):
+        found = [_score_cell(particles, part, dict(zip(always, classes, strict=True))) for classes in outer]
         values.append(torch.cat([value for value, _ in found], 1))
         errors.append(torch.cat([error for _, error in found], 1))
         guides.append(_classified(vae, part))
@@ -119,21 +119,21 @@ def _log_prior(vae: VAE, name: str) -> Tensor:
     return prior.logits.double().cpu()
 
 
-def _score_cell(vae: VAE, batch: Batch, known: dict[str, int], num_samples: int) -> tuple[Tensor, Tensor]:
+def _score_cell(particles: Particles[Tensor], batch: Batch, known: dict[str, int]) -> tuple[Tensor, Tensor]:
     """log p^(x | y) and its standard error (B, cells of the missing labels), the other labels as given."""
+    vae, running = particles.vae, RunningLogMeanExp()
     columns = [torch.full((batch.size,), known.get(name, -1)) for name in vae.variant.labels]
     batch = batch._replace(y=torch.stack(columns, -1).to(next(vae.parameters()).device))
-    cells, running, done = vae.variant.cells, RunningLogMeanExp(), 0
-    missing = list(vae.variant.missing)
-    while done < num_samples:
-        k = min(particles_per_chunk(vae, batch.size), num_samples - done)
-        with unvalidated():
-            d = densities(vae, batch, k)
-        log_w = d.log_w - total(d.p[name].log_prob for name in missing) if missing else d.log_w
+    cells = vae.variant.cells
+    for k, log_w in particles(batch):
         running.add(log_w.expand(cells, k, batch.size).movedim(0, -1).flatten(1).double().cpu())
-        done += k
     shape = (batch.size, cells)
     return running.estimate().view(shape), running.standard_error().view(shape)
+
+
+def _log_w(d: Densities, _: Batch) -> Tensor:
+    """log p(x, z | y) - log q(z | x, y), broadcasts to (C, K, B)."""
+    return d.log_w - total(d.p[name].log_prob for name in d.labels) if d.labels else d.log_w
 
 
 def _classified(vae: VAE, batch: Batch) -> dict[str, Tensor]:

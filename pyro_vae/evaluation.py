@@ -4,8 +4,8 @@
     log p^_K(x)        log (1/K) sum_k w_k, z_k ~ q(z | x); its expectation is a lower bound of log p(x)
     k-hat              tail index of the w_k per datum: above the threshold log p^_K(x) is not to be trusted
 
-K draws are taken in chunks that bound memory, whatever K and the number of data. Each chunk of data has random numbers
-of its own, so that the result does not depend on how many processes share the chunks.
+K draws are taken in chunks that bound memory, whatever K and the number of data; see `latent.particles`. Each chunk of
+data has random numbers of its own, so that the result does not depend on how many processes share the chunks.
 """
 
 import math
@@ -16,21 +16,22 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from pyro_vae.batches import DTYPES, preparer, resident
-from pyro_vae.capture import same_random_state, unvalidated
+from pyro_vae.capture import same_random_state
 from pyro_vae.data import Data
 from pyro_vae.data.storage import at_once
 from pyro_vae.diagnostics.importance import RunningLogMeanExp, mean_and_standard_error
 from pyro_vae.diagnostics.psis import khat_report, pareto_khat
-from pyro_vae.distributed import ALONE, World, derived
+from pyro_vae.distributed import ALONE, World
 from pyro_vae.experiment import Experiment
-from pyro_vae.latent import chunks, data_per_chunk, moments, particles_per_chunk
+from pyro_vae.latent import Compile, Particles, moments
 from pyro_vae.objectives import split, terms
-from pyro_vae.sites import Batch
+from pyro_vae.sites import Batch, Densities
 from pyro_vae.specs import DeclarationError
 from pyro_vae.step import fetch
-from pyro_vae.vae import VAE, densities
+from pyro_vae.vae import VAE
 from pyro_vae.variant import Variant
 
 KHAT_DRAWS = 1000
@@ -39,7 +40,6 @@ MIN_KHAT_DRAWS = 100
 """Below this there is no tail to fit."""
 ACTIVE = 0.01
 """Variance of E_q[z_d] over data above which a unit is active (Burda et al., 2016)."""
-DATA_PER_CHUNK = 100
 PREPARATION = 2**32
 """Added to the seed where data are binarised, so that z does not follow the same random numbers."""
 RESAMPLES = 200
@@ -94,22 +94,66 @@ def prepared(
     return Batch(*joined)  # type: ignore[arg-type]
 
 
+class Parts(NamedTuple):
+    """What k particles say of each of B data, nats."""
+
+    log_w: Tensor
+    """log p(x, z) - log q(z | x), missing labels summed out; broadcasts to (k, B)."""
+    averages: Tensor
+    """ELBO, reconstruction and KL, averaged over the particles (3, B)."""
+    mean: dict[str, Tensor]
+    """Latent site -> E_q[z | x] (B, D)."""
+    kl_per_layer: dict[str, Tensor]
+    """Latent site -> its share of the KL (B,)."""
+
+
+def scorer(vae: VAE, num_samples: int, num_data: int, compile: Compile = "auto") -> Particles[Parts]:
+    """What `score` works with; made once where several batches are scored, so that it is recorded once.
+
+    Args:
+        vae: the model, in evaluation mode.
+        num_samples: K importance samples per datum.
+        num_data: N, planned in all.
+        compile: `off`: never; otherwise where the planned work repays it.
+    """
+
+    def parts(d: Densities, batch: Batch) -> Parts:
+        t = terms(*split(vae, d, closed_form=True), d, batch, vae.variant.rule)
+        averages = torch.stack([t.elbo, t.reconstruction, t.kl])
+        return Parts(d.summed_log_w, averages, moments(vae, d)[0], t.kl_per_layer)
+
+    return Particles(vae, parts, num_samples, num_data, compile)
+
+
 @torch.no_grad()
 def score(
-    vae: VAE, batch: Batch, num_samples: int, progress: Callable[[int], object] = lambda n: None, first: int = 0
+    vae: VAE,
+    batch: Batch,
+    num_samples: int,
+    progress: Callable[[int], object] = lambda n: None,
+    first: int = 0,
+    particles: Particles[Parts] | None = None,
 ) -> Scores:
     """Score every datum of a batch.
+
+    The draws of a datum depend on the random state, on its number and on that of the data scored with it, and not on
+    the batches before.
 
     Args:
         vae: the model, in evaluation mode.
         batch: N data.
         num_samples: K importance samples per datum.
         progress: called with the number of data just done.
-        first: number of the first datum in its split, for messages.
+        first: number of the first datum in its split.
+        particles: a `scorer` of this model and K; a new one by default.
     """
+    particles = particles or scorer(vae, num_samples, batch.size)
+    device, seed = next(vae.parameters()).device, int(torch.randint(2**48, ()))
     found: list[Scores] = []
-    for part in chunks(batch, data_per_chunk(vae, 1, DATA_PER_CHUNK)):
-        found.append(_score_chunk(vae, part, num_samples, first))
+    for part in particles.parts(batch):
+        with same_random_state(device):
+            torch.manual_seed(seed + first)
+            found.append(_score_part(particles, part, first))
         first += part.size
         progress(part.size)
     return _joined(found)
@@ -125,44 +169,37 @@ def _joined(found: list[Scores]) -> Scores:
     return Scores(**columns, mean=mean, kl_per_layer=kl)
 
 
-def _score_chunk(vae: VAE, batch: Batch, num_samples: int, first: int) -> Scores:
+def _score_part(particles: Particles[Parts], batch: Batch, first: int) -> Scores:
     """Scores of a few data, the first of which has that number."""
-    running, sums = RunningLogMeanExp(), torch.zeros(3, batch.size, dtype=torch.float64)
-    kept: list[Tensor] = []
-    mean, kl_per_layer = dict[str, Tensor](), dict[str, Tensor]()
-    done, at_once = 0, particles_per_chunk(vae, batch.size)
-    while done < num_samples:
-        k = min(at_once, num_samples - done)
-        with unvalidated():
-            d = densities(vae, batch, k)
-            reconstruction, rest, kl_per_dim = split(vae, d, closed_form=True)
-            t = terms(reconstruction, rest, kl_per_dim, d, batch, vae.variant.rule)
-        log_w = d.summed_log_w.expand(k, batch.size).double().cpu()
-        wrong = (log_w.isnan() | (log_w == math.inf)).any(0)
-        if bool(wrong.any()):
-            at = first + int(wrong.nonzero()[0])
-            raise DeclarationError(
-                [
-                    f"observation {at}: log p(x, z) is no number there: its values lie outside of what the model "
-                    "can score; look at them."
-                ]
-            )
+    running, kept, done = RunningLogMeanExp(), list[Tensor](), 0
+    sums: Any = None
+    for k, found in particles(batch):
+        log_w = found.log_w.expand(k, batch.size).double().cpu()
+        _check(log_w, first)
         running.add(log_w)
         if done < KHAT_DRAWS:
             kept.append(log_w[: KHAT_DRAWS - done])
-        sums += k * torch.stack([t.elbo, t.reconstruction, t.kl]).double().cpu()
-        for name, value in moments(vae, d)[0].items():
-            mean[name] = k * value.double().cpu() + mean.get(name, torch.zeros(()))
-            kl_per_layer[name] = k * t.kl_per_layer[name].double().cpu() + kl_per_layer.get(name, torch.zeros(()))
         done += k
-    elbo, reconstruction, kl = sums / num_samples
+        weighted = tree_map(lambda value, k=k: k * value.double().cpu(), found[1:])
+        sums = weighted if sums is None else tree_map(torch.add, sums, weighted)
+    (elbo, reconstruction, kl), mean, kl_per_layer = tree_map(lambda value: value / done, sums)
     draws = torch.cat(kept)
     khat = torch.as_tensor(pareto_khat(draws)) if len(draws) >= MIN_KHAT_DRAWS else torch.full_like(elbo, math.nan)
-    return Scores(
-        elbo, reconstruction, kl, running.estimate(), running.standard_error(), khat,
-        {name: value / num_samples for name, value in mean.items()},
-        {name: value / num_samples for name, value in kl_per_layer.items()},
-    )  # fmt: skip
+    estimate, error = running.estimate(), running.standard_error()
+    return Scores(elbo, reconstruction, kl, estimate, error, khat, mean, kl_per_layer)
+
+
+def _check(log_w: Tensor, first: int) -> None:
+    """Refuse weights (k, B) that are no numbers, of data the first of which has that number."""
+    wrong = (log_w.isnan() | (log_w == math.inf)).any(0)
+    if bool(wrong.any()):
+        at = first + int(wrong.nonzero()[0])
+        raise DeclarationError(
+            [
+                f"observation {at}: log p(x, z) is no number there: its values lie outside of what the model "
+                "can score; look at them."
+            ]
+        )
 
 
 def evaluate(
@@ -194,19 +231,16 @@ def evaluate(
         num_samples = 1  # for the reconstruction, all that is reported
     device = next(vae.parameters()).device
     was_training, found, num_data = vae.training, dict[int, Scores](), 0
-    every = (
-        some
-        for block in blocks(data, part, experiment, device)
-        for some in chunks(block, data_per_chunk(vae, 1, DATA_PER_CHUNK))
-    )
+    particles = scorer(vae.eval(), num_samples, len(getattr(data, part)), experiment.training.compile)
+    every = (some for block in blocks(data, part, experiment, device) for some in particles.parts(block))
     with same_random_state(device):
         for number, some in enumerate(every):
             if number % world.size == world.rank:
-                torch.manual_seed(derived(experiment.seed, number))
-                found |= {number: score(vae.eval(), some, num_samples, first=num_data)}
+                torch.manual_seed(experiment.seed)  # `score` gives every datum a stream of its own from here
+                found |= {number: score(vae, some, num_samples, first=num_data, particles=particles)}
             num_data += some.size
             progress(some.size)
-    found = {number: scores for part in world.gather(found) for number, scores in part.items()}
+    found = {number: scores for shared in world.gather(found) for number, scores in shared.items()}
     scores = _joined([found[number] for number in sorted(found)])
     vae.train(was_training)
     active, active_error = active_units(torch.cat(list(scores.mean.values()), -1))

@@ -126,7 +126,7 @@ class Training(Spec):
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
     """`bfloat16` runs the matrix products in bfloat16 and keeps parameters and densities in float32."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the recorded step; `auto` where the planned steps repay it."""
+    """Compile the recorded step; `auto` where the planned steps repay it. `off` is for evaluations too."""
     device: Annotated[str, AfterValidator(_device), WithJsonSchema({"type": "string", "pattern": DEVICE})] = "auto"
     """`auto` takes a GPU where there is one."""
     checkpoint_every: Count = 1

@@ -1,4 +1,4 @@
-"""What is decided before training: the device, the number of threads, and whether and how to compile."""
+"""What is decided before computing: the device, the number of threads, and whether and how to record and compile."""
 
 import os
 import shutil
@@ -7,19 +7,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 from pyro_vae.data import Data
 from pyro_vae.distributed import World, described
 from pyro_vae.experiment import Experiment
 from pyro_vae.specs import DeclarationError
 from pyro_vae.vae import VAE
+from pyro_vae.variant import Variant
 
 COMPILE_PAYS = {"cpu": 20_000, "cuda": 5_000}
 """Planned steps from which a compilation (6 to 40 s cold) repays itself, at 1 to 2 ms saved a step on a CPU."""
+RECORDING_PAYS = 500
+"""Calls of a function from which recording it (about a second) repays itself, at 2 ms of effect handlers in each."""
+COMPILED_CALLS_PAY = {"cpu": 2**32, "cuda": 2**40}
+"""Numbers in the widest tensors of all calls from which compiling it repays itself; a CPU saves 5 ns a number."""
 SMALL_STEP = 10_000_000
 """Multiplications per pass, parameters x batch x classes, below which a step takes about a millisecond."""
 
@@ -119,6 +125,27 @@ def decide_compile(experiment: Experiment, data: Data, device: torch.device) -> 
     return steps >= pays, f"compile=auto: {steps} planned steps {relation} a compilation (from {pays})"
 
 
+type Treatment = Literal["eager", "recorded", "compiled"]
+
+
+def choose_treatment(
+    variant: Variant, calls: int, numbers: int, device: torch.device, compile: Literal["auto", "on", "off"]
+) -> Treatment:
+    """What to do with a function of the densities before it is called again and again; never by timing.
+
+    Args:
+        variant: the declaration.
+        calls: planned, of the function.
+        numbers: in the widest tensor of a call, over all calls.
+        device: that it runs on.
+        compile: `off` forbids it.
+    """
+    if not variant.capturable or calls < RECORDING_PAYS:
+        return "eager"
+    pays = compile != "off" and numbers >= COMPILED_CALLS_PAY[device.type]
+    return "compiled" if pays and (device.type == "cuda" or _has_compiler()) else "recorded"
+
+
 def _has_compiler() -> bool:
     """Whether a C++ compiler and Python's headers, which compiled steps include, are there."""
     compiler = (os.environ.get("CXX") or "g++").split()[0]
@@ -143,10 +170,18 @@ def compile_step[T: Callable[..., Any]](step: T, device: torch.device) -> T:
         function.__defaults__,
         function.__closure__,
     )
+    return torch.compile(own, fullgraph=True, dynamic=False, options=_options(device))
+
+
+def compile_recording(recorded: GraphModule, device: torch.device) -> Any:
+    """Compile a recording, which has code of its own, like a step."""
+    return torch.compile(recorded, fullgraph=True, dynamic=False, options=_options(device))
+
+
+def _options(device: torch.device) -> dict[str, Any]:
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
     options |= dict.fromkeys(("assert_indirect_indexing", "size_asserts", "alignment_asserts"), False)
-    options |= {"triton.cudagraphs": True} if device.type == "cuda" else {"fallback_random": True}
-    return cast(T, torch.compile(own, fullgraph=True, dynamic=False, options=options))
+    return options | ({"triton.cudagraphs": True} if device.type == "cuda" else {"fallback_random": True})
 
 
 def count_parameters(module: nn.Module) -> int:

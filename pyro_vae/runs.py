@@ -26,7 +26,7 @@ from pyro_vae.classification import LabelScores, score_labels
 from pyro_vae.data import Arrays, Data, read_input
 from pyro_vae.diagnostics.disentanglement import mutual_information_gap
 from pyro_vae.distributed import ALONE, World
-from pyro_vae.evaluation import Scores, evaluate, prepared, score
+from pyro_vae.evaluation import Scores, evaluate, prepared, score, scorer
 from pyro_vae.experiment import Experiment, experiment_from
 from pyro_vae.files import read_yaml
 from pyro_vae.fitting import input_misfits
@@ -212,7 +212,8 @@ class Run:
                 [f"{self.directory}: {self.experiment.variant.why_unnormalized()}; there is no log p(x)."]
             )
         with self.seeded():
-            return score(self.vae, batch, num_samples, progress)
+            particles = scorer(self.vae, num_samples, batch.size, self.experiment.training.compile)
+            return score(self.vae, batch, num_samples, progress, particles=particles)
 
     def classify(
         self, batch: Batch, num_samples: int = 100, progress: Callable[[int], object] = lambda n: None

@@ -11,7 +11,7 @@ Only this file says `pyro.sample`; every part returns a distribution.
 import math
 import uuid
 from collections.abc import Callable, Collection, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, cast
 
 import pyro
@@ -109,11 +109,17 @@ class VAE(nn.Module):
             if attach is not None:  # a prior that is made of the guide
                 attach(self.body, self.heads[name])
 
-    def forward(self, program: Program, batch: Batch, offsets: Mapping[str, Tensor] | None = None) -> Tensor | None:
+    def forward(
+        self,
+        program: Program,
+        batch: Batch,
+        offsets: Mapping[str, Tensor] | None = None,
+        features: Tensor | None = None,
+    ) -> Tensor | None:
         """Run a program by name, so that `functional_call` can swap the parameters under it."""
         if program == "model":
             return self.model(batch)
-        self.guide(batch, offsets)
+        self.guide(batch, offsets, features)
         return None
 
     def model(self, batch: Batch) -> Tensor:
@@ -140,9 +146,9 @@ class VAE(nn.Module):
         p_x = self.likelihood(z, self.seen(y, "decoder"), given)
         return p_x if self.standardization is None else self.standardization.undone(p_x)
 
-    def guide(self, batch: Batch, offsets: Mapping[str, Tensor] | None = None) -> None:
+    def guide(self, batch: Batch, offsets: Mapping[str, Tensor] | None = None, features: Tensor | None = None) -> None:
         """The amortised encoder: q(y | x), then q(z_l | x, y, neighbour) in the guide's order."""
-        h = self.features(batch)
+        h = self.features(batch) if features is None else features
         if offsets is None and isinstance(self.variant.guide, Refined):
             offsets = self.refined(batch, h)
         self._heads(batch, h, offsets or {})
@@ -239,21 +245,26 @@ class VAE(nn.Module):
     def widest(self) -> int:
         """Numbers in the widest tensor that one particle of one datum needs: what bounds memory."""
         sizes = [self.numel, *(getattr(prior, "widest", 0) for prior in self.priors.values())]
-        hooks = [
-            module.register_forward_hook(lambda _, __, out: sizes.append(out.numel() if torch.is_tensor(out) else 0))
-            for module in self.likelihood.modules()
-        ]
-        try:
-            some = next(self.likelihood.parameters())
-            like: Any = {"device": some.device, "dtype": some.dtype}
-            z = torch.zeros(1, list(self.variant.layers.values())[0], **like)
-            widths = (self.variant.label_width("decoder"), self.shape.given)
-            y, given = (torch.zeros(1, width, **like) if width else None for width in widths)
-            with torch.no_grad(), pyro.validation_enabled(False):
-                self.likelihood(z, y, given)
-        finally:
-            for hook in hooks:
-                hook.remove()
+
+        def seen(_: nn.Module, inputs: Any, output: Any) -> None:
+            sizes.extend(value.numel() for value in (*inputs, output) if torch.is_tensor(value))
+
+        some, densities = next(self.likelihood.parameters()), list[Callable[[], Any]]()
+        widths = (*(self.variant.label_width(part) for part in PARTS), self.shape.given)
+        rows = (some.new_zeros(1, width) if width else None for width in widths)
+        above, (y_prior, _, y_decoder, given) = cast(Tensor | None, None), rows
+        with torch.no_grad(), pyro.validation_enabled(False):
+            for name, dim in list(self.variant.layers.items())[::-1]:
+                p, above = self.priors[name](above, y_prior, given), some.new_zeros(1, dim)
+                densities.append(partial(p.log_prob, above))  # of a flow, or of the guide's at many pseudo-inputs
+            hooks = [module.register_forward_hook(seen) for module in self.modules()]
+            try:
+                self.likelihood(above, y_decoder, given)
+                for density in densities:
+                    density()
+            finally:
+                for hook in hooks:
+                    hook.remove()
         return max(sizes)
 
     def registered(self, name: str | None = None) -> tuple[Callable[..., Tensor], Callable[..., None]]:
@@ -321,6 +332,7 @@ def densities(
     latents: Mapping[str, Tensor] | None = None,
     freeze: Collection[Program] = (),
     offsets: Mapping[str, Tensor] | None = None,
+    features: Tensor | None = None,
 ) -> Densities:
     """Score model and guide on the same latents: the one function behind every loss, bound and diagnostic.
 
@@ -331,6 +343,7 @@ def densities(
         latents: site -> values (..., K, B, D) to score instead of drawing from the guide.
         freeze: programs ("model", "guide") that run with detached parameters.
         offsets: site -> additions (B, raw outputs) to the raw output of the guide's heads.
+        features: `vae.features(batch)` where they are known already: the encoder does not run.
 
     Returns:
         Sites of p and q; log_prob broadcasts to (C, K, B), nats. C only where labels can be missing.
@@ -340,7 +353,7 @@ def densities(
 
     def program(name: Program) -> Callable[[Batch], None]:
         def run(batch: Batch) -> None:
-            functional_call(vae, detached if name in freeze else {}, (name, batch, offsets))
+            functional_call(vae, detached if name in freeze else {}, (name, batch, offsets, features))
 
         return poutine.condition(run, given)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal
 
-from pyro_vae.diagnostics.annealing import Scores, anneal, pilot, schedule
-from pyro_vae.diagnostics.hmc import with_slope
+from pyro_vae.diagnostics.annealing import Scores, _moved, anneal, pilot, schedule
+from pyro_vae.diagnostics.hmc import Noise, with_slope
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -86,3 +86,23 @@ def test_a_path_and_back(gaussians):
     assert torch.equal(back.step[:-1], path.step[:-1].flip(0))
     assert schedule(7, torch.zeros(1))[0] == 0
     assert schedule(7, torch.zeros(1))[-1] == 1
+
+
+def test_densities_are_evaluated_once_at_each_point(gaussians):
+    """Of a trajectory of L steps at L new points; the scores that come back are those of where the chains are."""
+    path, calls = gaussians.path(num_temperatures=20, num_steps=3), []
+
+    def counted(z):
+        calls.append(z)
+        return gaussians.ends(z)
+
+    found = anneal(counted, gaussians.base.sample((50,)), path)
+    assert len(calls) == 1 + 20 * 3
+    z, beta, sd = found.z, torch.tensor(0.5), path.sd[10]
+    # Steps far too long, so that some chains stay where they are.
+    step, noise = 2 * path.step[10], Noise(z, None)
+    moved, scores, acceptance = _moved(gaussians.ends, z, gaussians.ends(z), beta, sd, step, 3, noise)
+    assert 0.02 < acceptance.mean() < 0.98
+    assert (moved == z).all(-1).any()
+    for a, b in zip(scores, gaussians.ends(moved), strict=True):
+        torch.testing.assert_close(a, b)

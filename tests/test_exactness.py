@@ -96,7 +96,7 @@ def test_score_matches_the_closed_form():
 def test_score_in_chunks_is_the_same_estimator(monkeypatch):
     x, W, b, sigma = linear_gaussian(correlated=True)
     vae, truth = exact.linear_vae(W, b, sigma), exact.log_evidence(x, W, b, sigma)
-    monkeypatch.setattr("pyro_vae.latent.draws.CHUNK", 64 * 10 * 7)  # 100 data, 10 pixels: 4 particles at a time
+    monkeypatch.setattr("pyro_vae.latent.particles.CHUNK", 64 * 10 * 7)  # 100 data, 10 pixels: 4 particles at a time
     scores = score(vae.eval(), Batch(x[:64]), 1000)
     assert_close_mc(scores.log_likelihood.mean(), truth[:64].mean(), scores.standard_error.norm() / 64)
 

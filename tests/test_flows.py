@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.flows import Flow, InFullPrecision
+from pyro_vae.flows import Flow
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -92,24 +92,40 @@ def test_what_depends_on_what():
 
 
 @pytest.mark.parametrize(
-    ("kind", "one_pass", "draw_and_score", "score"),
-    [("autoregressive", "draw", 1, 6), ("autoregressive", "score", 5, 1), ("coupling", "draw", 1, 3)],
+    ("kind", "one_pass", "draw", "score"),
+    [("autoregressive", "draw", 1, 2), ("autoregressive", "score", 2, 1), ("coupling", "draw", 1, 2)],
 )
-def test_passes_through_each_network(kind, one_pass, draw_and_score, score):
-    """Of D = 5; scoring one's own draw is free, inverting a layer takes D passes (2 in a coupling) and one more."""
-    built, count = flow(kind, 5, layers=2, one_pass=one_pass), []
+def test_every_unit_is_computed_once(kind, one_pass, draw, score):
+    """Scoring one's own draw is free; inverting a layer computes each unit once, and once more for the determinant."""
+    built, units = flow(kind, 5, context=2, layers=2, one_pass=one_pass), []
     for module in built.modules():
-        if isinstance(module, InFullPrecision):
-            module.register_forward_hook(lambda *_: count.append(1))
-    p = built(normal(5), None)
+        if isinstance(module, torch.nn.ELU):
+            module.register_forward_hook(lambda _, __, h: units.append(h.shape[-1]))
+    p = built(normal(5), torch.randn(2))
     z = p.rsample()
-    drawn = len(count)
+    drawn = sum(units)
     p.log_prob(z)
-    assert len(count) == drawn
-    assert drawn == 2 * (draw_and_score + (one_pass == "score"))
-    count.clear()
+    assert sum(units) == drawn == 2 * 13 * draw
+    units.clear()
     p.log_prob(z.clone())
-    assert len(count) == 2 * score
+    assert sum(units) == 2 * 13 * score
+
+
+@pytest.mark.parametrize("kind", ["coupling", "autoregressive"])
+def test_context_is_seen_once_whatever_goes_with_it(kind):
+    """The first layer's part of the context (B, C) is not computed anew for each of the particles (K, B, D)."""
+    built, seen = flow(kind, 5, context=4), []
+    linear = torch.nn.functional.linear
+
+    def watched(x, weight, bias=None):
+        seen.append((x.shape[:-1], x.shape[-1]))
+        return linear(x, weight, bias)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "linear", watched)
+        built(normal(4, 5), torch.randn(4, 4)).log_prob(torch.randn(6, 4, 5))
+    assert ((4,), 4) in seen
+    assert ((6, 4), 9) not in seen
 
 
 @each_kind

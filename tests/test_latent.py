@@ -218,7 +218,7 @@ def test_chunks_do_not_change_the_codes(case, monkeypatch):
     """Of what the guide samples first; deeper layers are averages over draws."""
     vae, batch = build(case), parts.batch(case, 11)
     whole = encode(vae, batch)
-    monkeypatch.setattr(latent.draws, "CHUNK", vae.variant.cells * vae.numel * 4)
+    monkeypatch.setattr(latent.particles, "CHUNK", vae.variant.cells * vae.numel * 4)
     assert data_per_chunk(vae, 1) == 4
     cut = encode(vae, batch)
     exact = vae.variant.rule == "guide" or not vae.variant.missing
@@ -241,7 +241,7 @@ def test_chunks_put_together_are_the_batch():
 
 def test_chunk_sizes_hold_the_limit(monkeypatch):
     vae = build(parts.CASES["two label sites"])
-    monkeypatch.setattr(latent.draws, "CHUNK", 12 * parts.X * 10)
+    monkeypatch.setattr(latent.particles, "CHUNK", 12 * parts.X * 10)
     assert data_per_chunk(vae, 5) == 2
     assert data_per_chunk(vae, 1000) == 1
     assert data_per_chunk(vae, 1, most=3) == 3
@@ -319,7 +319,7 @@ def test_codes_of_guides_without_moments_are_averaged_over_draws(tmp_path, words
 def test_draws_come_in_chunks_of_draws_and_data(monkeypatch):
     """However little fits at a time, every draw is there once, with its own densities."""
     vae, batch = pv.VAE(pv.Variant(latent=pv.Latent(dim=2)), (4,)).eval(), Batch(torch.randn(5, 4))
-    monkeypatch.setattr("pyro_vae.latent.draws.CHUNK", 3 * vae.widest)
+    monkeypatch.setattr("pyro_vae.latent.particles.CHUNK", 3 * vae.widest)
     draws = draw_latents(vae, batch, 7)
     assert draws.z["z"].shape == (7, 5, 2)
     assert len(draws.z["z"].flatten().unique()) == 70

@@ -85,9 +85,9 @@ def test_chunks_change_nothing(monkeypatch):
     torch.manual_seed(1)
     whole = locate(vae, batch, num_particles=50)
     x = decode(vae, whole)
-    monkeypatch.setattr("pyro_vae.latent.draws.CHUNK", vae.variant.cells * vae.numel * 4)
+    monkeypatch.setattr("pyro_vae.latent.particles.CHUNK", vae.variant.cells * vae.numel * 4)
     torch.testing.assert_close(decode(vae, whole), x)
-    monkeypatch.setattr("pyro_vae.latent.draws.CHUNK", vae.variant.cells * vae.numel * 4 * 50)
+    monkeypatch.setattr("pyro_vae.latent.particles.CHUNK", vae.variant.cells * vae.numel * 4 * 50)
     cut = locate(vae, batch, num_particles=50)
     torch.testing.assert_close(cut.y[:, :4], whole.y[:, :4])
     assert len(cut) == 11

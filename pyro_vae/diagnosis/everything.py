@@ -269,7 +269,7 @@ def _sandwich(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, A
 def _annealing_cost(temperatures: int, pace: Pace, data: int, ways: int) -> float:
     """Seconds of a pilot and `ways` runs."""
     once = pace.slope(4 * data) + ways * pace.slope(ANNEALED_CHAINS * data)
-    return 1.3 * temperatures * (ANNEALED_STEPS + 1) * once
+    return 1.3 * temperatures * ANNEALED_STEPS * once
 
 
 def _gaps(m: Material, pace: Pace, seconds: float) -> tuple[int, dict[str, Any]]:

@@ -12,14 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae.capture import unvalidated
 from pyro_vae.diagnostics.importance import effective_sample_size, importance_estimate, iwae_bound
 from pyro_vae.diagnostics.psis import pareto_khat, smoothed_estimate
-from pyro_vae.latent import chunks, data_per_chunk, particles_per_chunk
+from pyro_vae.latent import collected
 from pyro_vae.sites import Batch
-from pyro_vae.vae import VAE, densities
-
-DATA_AT_ONCE = 100
+from pyro_vae.vae import VAE
 
 
 class Importance(NamedTuple):
@@ -57,18 +54,8 @@ def importance_weights(
         num_draws: S; 2000 to 4000 give k-hat a standard deviation of about 0.1.
         progress: called with the number of data just done.
     """
-    columns = []
-    for part in chunks(batch, data_per_chunk(vae, 1, DATA_AT_ONCE)):
-        found, done = list[Tensor](), 0
-        while done < num_draws:
-            k = min(particles_per_chunk(vae, part.size), num_draws - done)
-            with unvalidated():
-                d = densities(vae, part, k)
-            found.append(d.summed_log_w.expand(k, part.size).double().cpu())
-            done += k
-        columns.append(torch.cat(found))
-        progress(part.size)
-    return weighed(torch.cat(columns, 1))
+    (log_w,) = collected(vae, lambda d, _: (d.summed_log_w,), batch, num_draws, progress=progress)
+    return weighed(log_w)
 
 
 def weighed(log_w: Tensor) -> Importance:

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from pyro_vae.capture import record, simplify, unvalidated
+from pyro_vae.capture import record, simplify
 from pyro_vae.diagnosis.joint import log_joint
 from pyro_vae.diagnosis.reference import guide_moments
 from pyro_vae.diagnostics import gaps
 from pyro_vae.diagnostics.importance import importance_estimate
 from pyro_vae.guides import Refined
-from pyro_vae.latent import chunks, data_per_chunk, particles_per_chunk
+from pyro_vae.latent import chunks, collected, data_per_chunk
 from pyro_vae.sites import Batch, without_labels
 from pyro_vae.specs import DeclarationError
 from pyro_vae.vae import VAE, densities
@@ -184,13 +184,13 @@ def _weights(vae: VAE, batch: Batch, offsets: Offsets | None) -> tuple[Tensor, T
 
     They are the same, but where missing labels are left to q(y | x).
     """
-    elbo, log_w, done = list[Tensor](), list[Tensor](), 0
-    while done < EVALUATION_DRAWS:
-        k = min(particles_per_chunk(vae, batch.size), EVALUATION_DRAWS - done)
-        with unvalidated():
-            d = densities(vae, batch, k, offsets=offsets)
-        terms = without_labels(d.log_w, d, batch, vae.variant.rule)
-        for found, values in ((elbo, terms), (log_w, d.summed_log_w)):
-            found.append(values.expand(k, batch.size).double().cpu())
-        done += k
-    return torch.cat(elbo), torch.cat(log_w)
+    return cast(
+        tuple[Tensor, Tensor],
+        collected(
+            vae,
+            lambda d, part: (without_labels(d.log_w, d, part, vae.variant.rule), d.summed_log_w),
+            batch,
+            EVALUATION_DRAWS,
+            offsets,
+        ),
+    )

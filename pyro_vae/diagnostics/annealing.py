@@ -105,9 +105,9 @@ def pilot(
     betas = schedule(num_temperatures, z)
     precision = torch.lerp(base_sd**-2, target_sd**-2, betas[1:, None, None])
     noise, log_step = Noise(z, generator), torch.full_like(z[0, :, 0], math.log(0.5))
-    steps = []
+    steps, scores = [], ends(z)
     for beta, sd in zip(betas[1:], precision.rsqrt(), strict=True):
-        z, acceptance = _moved(ends, z, beta, sd, log_step.exp(), num_steps, noise)
+        z, scores, acceptance = _moved(ends, z, scores, beta, sd, log_step.exp(), num_steps, noise)
         steps.append(log_step)
         log_step = (log_step + 0.5 * (acceptance - target)).clamp(max=math.log(math.pi / 2))
     return Path(betas, precision.rsqrt(), torch.stack(steps).exp(), num_steps)
@@ -142,27 +142,32 @@ def anneal(
     True
     """
     noise, log_w = Noise(z, generator), torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
-    accepted = []
+    accepted, scores = [], ends(z)
     for i, (sd, step) in enumerate(zip(path.sd, path.step, strict=True)):
         before, beta = path.betas[i], path.betas[i + 1]
-        scores = ends(z)
         log_w = log_w + (beta - before).double() * (scores.target.double() - scores.base.double())
-        z, acceptance = _moved(ends, z, beta, sd, step, path.num_steps, noise)
+        z, scores, acceptance = _moved(ends, z, scores, beta, sd, step, path.num_steps, noise)
         accepted.append(acceptance)
         progress(1)
     return Annealed(log_w, z, torch.stack(accepted))
 
 
 def _moved(
-    ends: Ends, z: Tensor, beta: Tensor, sd: Tensor, step: Tensor, num_steps: int, noise: Noise
-) -> tuple[Tensor, Tensor]:
-    """One trajectory at a temperature, and its acceptance (N,) over the chains; the length is jittered."""
+    ends: Ends, z: Tensor, scores: Scores, beta: Tensor, sd: Tensor, step: Tensor, num_steps: int, noise: Noise
+) -> tuple[Tensor, Scores, Tensor]:
+    """One trajectory at a temperature: z, its scores, and acceptance (N,) over the chains; the length is jittered."""
+    last = scores
 
-    def scored(z: Tensor) -> tuple[Tensor, Tensor]:
-        found = ends(z)
+    def annealed(found: Scores) -> tuple[Tensor, Tensor]:
         return torch.lerp(found.base, found.target, beta), torch.lerp(found.base_slope, found.target_slope, beta)
 
-    log_p, slope = scored(z)
+    def scored(z: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal last
+        last = ends(z)
+        return annealed(last)
+
     jittered = step * (0.5 + noise.uniform())
-    found = trajectory(scored, z, sd, log_p, slope, jittered, num_steps, noise)
-    return found.z, found.acceptance.mean(0)
+    found = trajectory(scored, z, sd, *annealed(scores), jittered, num_steps, noise)
+    pairs = zip(last, scores, strict=True)
+    kept = (torch.where(found.taken if new.dim() < z.dim() else found.taken[..., None], new, old) for new, old in pairs)
+    return found.z, Scores(*kept), found.acceptance.mean(0)

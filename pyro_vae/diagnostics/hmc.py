@@ -161,6 +161,7 @@ class Moved(NamedTuple):
     energy: Tensor
     acceptance: Tensor
     divergent: Tensor
+    taken: Tensor
 
 
 class Noise:
@@ -234,4 +235,5 @@ def trajectory(
         energy,
         acceptance,
         error > DIVERGENT,
+        taken,
     )

@@ -14,8 +14,8 @@ from pyro_vae.specs import Count, Seq
 class FlowGuide(Guide):
     """q(z | x) of z = f(mu + exp(s / 2) eps; h), eps ~ N(0, I), h the encoder's features.
 
-    A draw and its own density cost one pass through each layer's network; the density of any other z costs two
-    passes in `coupling` and `spline`, D + 1 in `inverse_autoregressive`.
+    A draw and its own density cost one pass through each layer's network. The density of any other z costs two; the
+    first of them goes group by group of the entries, two in `coupling` and `spline`, D in `inverse_autoregressive`.
 
     References:
         Improved Variational Inference with Inverse Autoregressive Flow (Kingma, Salimans, Jozefowicz, Chen,

@@ -1,5 +1,6 @@
 """The latent space of a built VAE: draws, codes, imputation, and walks through it.
 
+    particles     many particles of many data, in chunks
     draws         draws of the guide and of the prior, moments of the guide
     imputation    missing entries, and the spread of the posterior predictive
     points        where data lie, and what the decoder makes of any point
@@ -23,8 +24,6 @@ from pyro_vae.latent.draws import (
     Draws,
     LatentDraws,
     check_finite,
-    chunks,
-    data_per_chunk,
     draw_latents,
     draw_posterior,
     draw_prior,
@@ -32,20 +31,22 @@ from pyro_vae.latent.draws import (
     joined,
     layered,
     moments,
-    particles_per_chunk,
     sample,
     side_by_side,
 )
 from pyro_vae.latent.imputation import Imputed, Predictive, impute, pasted, predictive
+from pyro_vae.latent.particles import Compile, Particles, chunks, collected, data_per_chunk, particles_per_chunk
 from pyro_vae.latent.paths import average, edit, interpolate, manifold, origin, traverse
 from pyro_vae.latent.points import Points, decode, locate, relabelled
 from pyro_vae.latent.usage import Usage, usage
 
 __all__ = [
     "Codes",
+    "Compile",
     "Draws",
     "Imputed",
     "LatentDraws",
+    "Particles",
     "Points",
     "Predictive",
     "PrincipalAxes",
@@ -54,6 +55,7 @@ __all__ = [
     "check_finite",
     "chunks",
     "classifier_normal",
+    "collected",
     "data_per_chunk",
     "decode",
     "draw_latents",

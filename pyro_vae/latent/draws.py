@@ -4,8 +4,7 @@ Missing labels are drawn with the latents, c ~ q(y | x) (or p(y | x) by the impo
 is `sum`), so that every draw is one of (y, z) jointly.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,12 +12,11 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.capture import unvalidated
+from pyro_vae.latent.particles import chunks, data_per_chunk, particles_per_chunk
 from pyro_vae.sites import Batch, Densities, label_weights, total
 from pyro_vae.specs import DeclarationError
 from pyro_vae.vae import VAE, densities, label_cells
 
-CHUNK = 2**23
-"""Numbers in the largest tensor of a chunk: 32 MB in float32, a few of which are alive at a time."""
 DRAWS_AT_ONCE = 1000
 """Draws of a datum that are made together, at least, where memory allows."""
 
@@ -62,23 +60,6 @@ class Codes(NamedTuple):
     """Latent site -> (B, D)."""
 
 
-def chunks(batch: Batch, size: int) -> Iterator[Batch]:
-    """Consecutive parts of a batch, `size` data each."""
-    for start in range(0, batch.size, size):
-        yield batch.map(itemgetter(slice(start, start + size)))
-
-
-def data_per_chunk(vae: VAE, num_particles: int, most: int = 512) -> int:
-    """How many data with that many particles keep the largest tensor within `CHUNK`."""
-    per_datum = vae.variant.cells * num_particles * vae.widest
-    return max(1, min(most, CHUNK // per_datum))
-
-
-def particles_per_chunk(vae: VAE, num_data: int) -> int:
-    """How many particles of that many data keep the largest tensor within `CHUNK`."""
-    return max(1, CHUNK // (vae.variant.cells * num_data * vae.widest))
-
-
 def layered(vae: VAE, z: Tensor) -> dict[str, Tensor]:
     """Latents side by side (..., D) -> site -> (..., D_l)."""
     return dict(zip(vae.variant.layers, z.split(list(vae.variant.layers.values()), -1), strict=True))
@@ -114,11 +95,11 @@ def draw_latents(vae: VAE, batch: Batch, num_draws: int) -> LatentDraws:
     """
     found = []
     for part in chunks(batch, data_per_chunk(vae, min(num_draws, DRAWS_AT_ONCE))):
-        drawn, done = list[LatentDraws](), 0
+        drawn, done, h = list[LatentDraws](), 0, vae.features(part)
         while done < num_draws:
             k = min(particles_per_chunk(vae, part.size), num_draws - done)
             with unvalidated():
-                d = densities(vae, part, k)
+                d = densities(vae, part, k, features=h)
                 drawn.append(_latents(vae, d, k, part.size)[0])
             done += k
         found.append(joined(drawn, 0))

@@ -8,7 +8,8 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.capture import unvalidated
-from pyro_vae.latent.draws import chunks, data_per_chunk, draw_chunk, variance_of
+from pyro_vae.latent.draws import draw_chunk, variance_of
+from pyro_vae.latent.particles import chunks, data_per_chunk
 from pyro_vae.networks import fill
 from pyro_vae.sites import Batch
 from pyro_vae.vae import VAE

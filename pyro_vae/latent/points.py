@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.capture import unvalidated
-from pyro_vae.latent.draws import chunks, data_per_chunk, label_log_prob, moments, particles_per_chunk, site_moments
+from pyro_vae.latent.draws import label_log_prob, moments, site_moments
 from pyro_vae.latent.imputation import pasted
+from pyro_vae.latent.particles import chunks, data_per_chunk, particles_per_chunk
 from pyro_vae.sites import Batch, one_hot
 from pyro_vae.specs import DeclarationError, did_you_mean
 from pyro_vae.vae import VAE, densities, label_cells

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.capture import unvalidated
-from pyro_vae.latent.draws import chunks, data_per_chunk, moments, side_by_side
+from pyro_vae.latent.draws import moments, side_by_side
+from pyro_vae.latent.particles import chunks, data_per_chunk
 from pyro_vae.objectives import split, terms
 from pyro_vae.sites import Batch
 from pyro_vae.vae import VAE, densities

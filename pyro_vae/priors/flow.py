@@ -15,8 +15,8 @@ from pyro_vae.specs import Count, Seq
 class FlowPrior(Prior):
     """p(z_l | z_{l+1}, y, given) of z = f(eps; c), eps ~ N(0, I), c what it conditions on.
 
-    The density costs one pass through each layer's network; so do draws of `coupling` and `spline` in two, of
-    `masked_autoregressive` in D.
+    The density costs one pass through each layer's network, and so does a draw, which goes group by group of the
+    entries: two in `coupling` and `spline`, D in `masked_autoregressive`.
 
     References:
         Variational Lossy Autoencoder (Chen, Kingma, Salimans, Duan, Dhariwal, Schulman, Sutskever & Abbeel, 2017).
