@@ -121,7 +121,7 @@ class Worker:
     def answer(self) -> dict:
         """What it says next; {"missing": why} if it does not run here."""
         line = self.process.stdout.readline()
-        return json.loads(line) if line else {"missing": f"stopped: {self.log.read_text().strip()[-500:]}"}
+        return json.loads(line) if line else {"missing": ["stopped", *self.log.read_text().splitlines()][-1]}
 
     def time(self) -> float:
         """Milliseconds a step, over its number of steps."""

@@ -24,16 +24,26 @@ def layers(job: Job) -> list[tuple[int, int, int, int]]:
     return encoder + [(setting.batch * setting.particles, *layer, 3) for layer in setting.decoder]
 
 
-def products(job: Job) -> Call:
-    calls = []
-    for rows, inputs, outputs, number in layers(job):
-        sizes = (rows, inputs), (outputs, inputs), (rows, outputs), (outputs, inputs), (rows, inputs)
-        x, w, y, dw, dx = (torch.randn(*size, device=job.device) for size in sizes)
-        calls += [(x, w.t(), y), (y.t(), x, dw), (y, w, dx)][:number]
+def product(job: Job, rows: int, inputs: int, outputs: int, number: int) -> Call:
+    """The products of a layer: forward, gradient of the weights, and with three of them that of the input."""
+    sizes = (rows, inputs), (outputs, inputs), (rows, outputs), (outputs, inputs), (rows, inputs)
+    x, w, y, dw, dx = (torch.randn(*size, device=job.device) for size in sizes)
+    products = [(x, w.t(), y), (y.t(), x, dw), (y, w, dx)][:number]
 
     def call() -> None:
-        for left, right, out in calls:
+        for left, right, out in products:
             torch.mm(left, right, out=out)
+
+    return call
+
+
+def step(job: Job) -> Call:
+    """The products of all layers."""
+    calls = [product(job, *layer) for layer in layers(job)]
+
+    def call() -> None:
+        for each in calls:
+            each()
 
     return graph(call) if job.device.startswith("cuda") else call
 
@@ -81,7 +91,7 @@ def build(job: Job) -> tuple[Run, dict]:
         call, size = large(job)
         share = operations / size  # of a large product, one step
     elif job.mode == "products":
-        call, share = products(job), 1.0
+        call, share = step(job), 1.0
     else:
         one = torch.ones(1, device=job.device)
         call, share = graph(lambda: one.mul_(1)), 1.0
