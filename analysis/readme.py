@@ -269,8 +269,8 @@ def start_up() -> str:
     times = {name: f"{row['median']:.2f} s" for name, row in result["seconds"].items()}
     return (
         f"Start of a process: `pyro-vae --help` {times['--help']}, `pyro-vae list` {times['list']}; `pyro-vae train` "
-        f"to the end of its first step {times['train, not compiled']}, compiled {times['train, compiled, warm']}, with an "
-        f"empty cache of compiled steps {times['train, compiled, cold']}; medians of {result['starts']}. "
+        f"to the end of its first step {times['train, not compiled']}, compiled {times['train, compiled, warm']}, with "
+        f"an empty cache of compiled steps {times['train, compiled, cold']}; medians of {result['starts']}. "
         f"{source(result)}"
     )
 

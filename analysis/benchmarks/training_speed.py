@@ -143,9 +143,8 @@ class Worker:
         return {"side": self.side.name, "group": self.side.group} | spread | about
 
     def close(self) -> None:
-        """End the process."""
+        """Let the process end."""
         self.process.stdin.close()
-        self.process.wait()
 
 
 def started(name: str, folder: Path, args: argparse.Namespace) -> tuple[list[Worker], dict[str, str], dict[str, str]]:
@@ -226,6 +225,8 @@ def run(name: str, args: argparse.Namespace) -> dict[str, object]:
         idle = measure(workers, args)
         for worker in workers:
             worker.close()
+        for worker in workers:
+            worker.process.wait()
     result = compared([worker.row() for worker in workers])
     for row in result["rows"]:
         spread = f"{row['median_ms']:8.3f} ms ({row['fastest_ms']:.3f} to {row['slowest_ms']:.3f})"
