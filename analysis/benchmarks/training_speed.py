@@ -93,8 +93,13 @@ def sides(name: str, device: str) -> list[Side]:
 
 
 def check_steps(setting: Setting) -> int:
-    """Steps of each half of the check: the losses of the second half are compared."""
-    return 20 if not setting.dense else 200 if setting.batch * setting.particles <= 128 else 50
+    """Steps of each half of the check: the losses of the second half are compared.
+
+    At these numbers their Monte Carlo error is a fifth of TOLERANCE.
+    """
+    if not setting.dense:
+        return 20
+    return 300 if setting.particles > 1 else max(50, 12_000 // setting.batch)
 
 
 class Worker:
