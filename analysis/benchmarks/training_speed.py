@@ -1,170 +1,300 @@
-"""Time per training step: the compiled step against Pyro's SVI and hand-written PyTorch.
+"""Time per training step: the package's step against Pyro, hand-written PyTorch, NumPyro and pythae, and the floor.
 
-    python analysis/benchmarks/training_speed.py [--hidden 400] [--latent 20] [--batch 128] [--rounds 9]
+    python analysis/benchmarks/training_speed.py [--setting 784-400-20/128 ...] [--python numpyro=PYTHON ...]
 
-Every side does the same work: the same networks, Adam, data resident as uint8, the batch gathered and
-binarised inside the step. Sides take turns, round by round, in one process; printed are medians over rounds
-and ratios of medians (theirs / ours). The loss that each side reports after its steps is checked to agree.
+Every side does the same work: the same networks from the same initial weights, Adam, data resident as uint8, and
+the batch gathered and binarised inside the step. Each is a process of its own (`peers/`) that computes only when
+asked, with the same number of threads. Sides take turns, round by round; printed are medians over rounds and ratios
+of medians (theirs / ours). Their losses after the same number of steps are checked to agree. The floor is the matrix
+products of the step, at the best rate of the machine.
+
+A setting is NETWORK/BATCH: 784-400-20/128 has one hidden layer of 400 in encoder and decoder and 20 latent
+dimensions; a further /iwae-50 trains the bound of 50 particles. Without --setting all of SETTINGS are run, which
+takes about 25 minutes on two cores, and the result is written.
 """
 
 import argparse
+import json
+import os
+import re
+import shutil
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
-import pyro
+import numpy as np
 import torch
-import torch.nn.functional as F
 from common import provenance, write
-from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
-from torch import Tensor, nn
+from peers.experiments import write_weights
+from peers.worker import Setting, images
 
-import pyro_vae as pv
-from pyro_vae.capture import capture, unvalidated
-from pyro_vae.planning import compile_step
 from pyro_vae.records import versions
-from pyro_vae.step import Layout, Plan, Resident, fetch, make_step, new_state
 
-PIXELS, NUM_DATA, RATE = 784, 10_000, 1e-3
-
-
-def variant(hidden: int, latent: int) -> pv.Variant:
-    network = pv.MLP(widths=[hidden])
-    return pv.Variant(latent=pv.Latent(dim=latent), likelihood=pv.Bernoulli(), encoder=network, decoder=network)
-
-
-def prepare(raw: Tensor) -> Tensor:
-    p = raw.to(torch.float32) / 255
-    return (torch.rand_like(p) < p).to(torch.float32)
-
-
-def prepared(raw: pv.Batch) -> pv.Batch:
-    return raw._replace(x=prepare(raw.x))
+FULL = "784-400-20/128"
+"""The setting that every side takes part in, and that REQUIRED is about."""
+SETTINGS = (
+    *(f"784-{sizes}/{batch}" for sizes in ("100-20", "400-20", "200-200-50") for batch in (20, 128, 1024)),
+    "784-200-200-50/20/iwae-50",
+    "conv-2d/128",
+    "resnet-64/16",
+)
+REQUIRED = {"Pyro SVI": 2.0, "by hand": 1.2, "by hand, compiled": 1.0, "NumPyro, epoch": 1.0}
+"""Least ratios theirs / ours in the setting FULL; that of ours to the floor is at most FLOOR."""
+FLOOR = 2.5
+TOLERANCE = 0.01
+"""Largest difference of losses, relative: Monte Carlo errors and the order of the data."""
 
 
-class ByHand(nn.Module):
-    """The VAE that people write: two layers each way, cross-entropy, closed-form KL."""
+class Side(NamedTuple):
+    """One implementation; of those in a group the fastest one counts."""
 
-    def __init__(self, hidden: int, latent: int) -> None:
-        super().__init__()
-        self.encoder, self.head = nn.Linear(PIXELS, hidden), nn.Linear(hidden, 2 * latent)
-        self.decoder, self.output = nn.Linear(latent, hidden), nn.Linear(hidden, PIXELS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        mu, log_variance = self.head(F.relu(self.encoder(x))).chunk(2, -1)
-        z = mu + (0.5 * log_variance).exp() * torch.randn_like(mu)
-        logits = self.output(F.relu(self.decoder(z)))
-        kl = 0.5 * (mu.square() + log_variance.exp() - 1 - log_variance).sum(-1)
-        return (F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1) + kl).mean()
+    name: str
+    group: str
+    module: str
+    mode: str
+    kinds: tuple[str, ...]
+    """Settings that it takes part in: `full`, `dense`, `particles`, `images`."""
 
 
-type Side = Callable[[int], float]
+ALL, DENSE = ("full", "dense", "particles", "images"), ("full", "dense")
+OURS = Side("pyro_vae, compiled", "pyro_vae", "ours", "compiled", ALL)
+SIDES = (
+    OURS,
+    Side("pyro_vae, recorded", "recorded", "ours", "recorded", ("full",)),
+    Side("pyro_vae, compiled, bfloat16", "bfloat16", "ours", "bfloat16", ALL),
+    Side("Pyro SVI, Trace_ELBO", "Pyro SVI", "pyro_side", "Trace_ELBO", DENSE),
+    Side("Pyro SVI, TraceMeanField_ELBO", "Pyro SVI", "pyro_side", "TraceMeanField_ELBO", ("full",)),
+    Side("Pyro SVI, JitTrace_ELBO", "Pyro SVI", "pyro_side", "JitTrace_ELBO", ("full",)),
+    Side("Pyro SVI, RenyiELBO", "Pyro SVI", "pyro_side", "RenyiELBO", ("particles",)),
+    Side("PyTorch by hand", "by hand", "by_hand", "eager", ALL),
+    Side("PyTorch by hand, fused Adam", "by hand", "by_hand", "fused", ("full",)),
+    Side("PyTorch by hand, loss compiled", "by hand, compiled", "by_hand", "loss", ("full", "images")),
+    Side("PyTorch by hand, gradient compiled", "by hand, compiled", "by_hand", "whole", ALL),
+    Side("PyTorch by hand, gradient and Adam compiled", "by hand, compiled", "by_hand", "optimizer", ("full",)),
+    Side("NumPyro, svi.update jitted", "NumPyro, step", "numpyro_side", "step", ("full",)),
+    Side("NumPyro, fori_loop over an epoch", "NumPyro, epoch", "numpyro_side", "loop", DENSE),
+    Side("pythae, BaseTrainer", "pythae", "pythae_side", "train", DENSE),
+    Side("floor: matrix products", "floor", "floor", "products", ("full", "dense", "particles")),
+    Side("floor: operations at the best rate", "floor", "floor", "rate", ("full", "dense", "particles")),
+    Side("replay of an empty CUDA graph", "replay", "floor", "replay", ALL),
+)
 
 
-def ours(data: Tensor, order: Tensor, hidden: int, latent: int, compiled: bool) -> Side:
-    vae = pv.VAE(variant(hidden, latent), (PIXELS,)).to(data.device)
-    objective = pv.ELBO().build(vae)
-    layout = Layout(list(objective.parameters()))
-    state = new_state(objective, layout, 4)
-    resident = Resident(data)
-    one = torch.ones((), device=data.device)
-    program = capture(objective, fetch(resident, order[0], prepared), {"beta": one})
-    step = make_step(program, layout, prepared, pv.Optimizer(learning_rate=RATE), None)
-    if compiled:
-        step = compile_step(step, data.device)
-    steps = len(order)
-    plan = Plan(order, torch.full((steps,), RATE, device=data.device), {"beta": one.expand(steps).clone()})
-
-    def run(num: int) -> float:
-        state.position.zero_()
-        state.totals.zero_()
-        with torch.no_grad(), unvalidated():
-            for _ in range(num):
-                step(state, plan, resident)
-        count, loss, *_ = state.totals.tolist()
-        return loss / count
-
-    return run
+def sides(name: str, device: str) -> list[Side]:
+    """The sides of a setting."""
+    setting = Setting.parse(name)
+    dense = "particles" if setting.particles > 1 else "full" if name == FULL else "dense"
+    kind = dense if setting.dense else "images"
+    return [side for side in SIDES if kind in side.kinds and (side.group != "replay" or device != "cpu")]
 
 
-def pyro_svi(data: Tensor, order: Tensor, hidden: int, latent: int, elbo: object) -> Side:
-    vae = pv.VAE(variant(hidden, latent), (PIXELS,)).to(data.device)
-    svi = SVI(*vae.registered(), pyro.optim.Adam({"lr": RATE}), elbo)
+def check_steps(setting: Setting) -> int:
+    """Steps of each half of the check: the losses of the second half are compared.
 
-    def run(num: int) -> float:
-        loss = 0.0
-        with pyro.validation_enabled(False):
-            for i in range(num):
-                batch = pv.Batch(prepare(data.index_select(0, order[i])))
-                loss += svi.step(batch) / batch.size
-        return loss / num
-
-    return run
+    At these numbers their Monte Carlo error is a fifth of TOLERANCE.
+    """
+    if not setting.dense:
+        return 20
+    return 300 if setting.particles > 1 else max(50, 12_000 // setting.batch)
 
 
-def by_hand(data: Tensor, order: Tensor, hidden: int, latent: int, compiled: bool) -> Side:
-    model = ByHand(hidden, latent).to(data.device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
-    loss_of = torch.compile(lambda x: model(prepare(x))) if compiled else lambda x: model(prepare(x))
+class Worker:
+    """A side in a process of its own."""
 
-    def run(num: int) -> float:
-        total = torch.zeros((), device=data.device)
-        for i in range(num):
-            loss = loss_of(data.index_select(0, order[i]))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.detach()
-        return total.item() / num
+    def __init__(self, side: Side, name: str, folder: Path, args: argparse.Namespace) -> None:
+        job = {"setting": name, "mode": side.mode, "folder": str(folder), "device": args.device}
+        threads, here = str(args.threads), str(Path(__file__).parent)
+        env = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "NPROC": threads}
+        env["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of compilers beside the other sides
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [here, env.get("PYTHONPATH")]))
+        python = args.python.get(side.module.removesuffix("_side"), sys.executable)
+        command = [python, "-m", f"peers.{side.module}", json.dumps(job | {"threads": args.threads})]
+        self.side, self.times, self.idle, self.steps = side, list[float](), 0.0, 3
+        self.log = folder / f"{side.module}-{side.mode}.log"
+        with self.log.open("w") as log:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+            self.process = subprocess.Popen(command, text=True, env=env, **pipes)
 
-    return run
+    def send(self, steps: int) -> None:
+        """Ask for so many steps."""
+        print(steps, file=self.process.stdin, flush=True)
+
+    def answer(self) -> dict:
+        """What it says next; {"missing": why} if it does not run here."""
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else {"missing": ["stopped", *self.log.read_text().splitlines()][-1]}
+
+    def time(self) -> float:
+        """Milliseconds a step, over its number of steps."""
+        self.send(self.steps)
+        answer = self.answer()
+        if "missing" in answer:
+            sys.exit(f"{self.side.name}: {answer['missing']}")
+        self.idle += answer["idle"]
+        return answer["seconds"] / self.steps * 1e3
+
+    def row(self) -> dict[str, object]:
+        """What was measured."""
+        spread = {
+            "median_ms": statistics.median(self.times),
+            "fastest_ms": min(self.times),
+            "slowest_ms": max(self.times),
+        }
+        about = {"steps_per_round": self.steps, "loss": self.loss, "note": self.note}
+        return {"side": self.side.name, "group": self.side.group} | spread | about
+
+    def close(self) -> None:
+        """Let the process end."""
+        self.process.stdin.close()
+
+
+def started(name: str, folder: Path, args: argparse.Namespace) -> tuple[list[Worker], dict[str, str], dict[str, str]]:
+    """The sides, compiled, with the losses of the same steps; why others are missing; versions."""
+    setting = Setting.parse(name)
+    made = images(setting)
+    np.save(folder / "images.npy", made)
+    if setting.dense:
+        write_weights(setting, made, folder / "weights.npz")
+    workers = [Worker(side, name, folder, args) for side in sides(name, args.device)]
+    missing, found = dict[str, str](), versions()
+
+    def answers() -> None:
+        for worker in list(workers):
+            answer = worker.answer()
+            if "missing" in answer:
+                missing[worker.side.name] = answer["missing"]
+                workers.remove(worker)
+                worker.close()
+            found.update(answer.get("versions", {}))
+            worker.note = answer.get("note", getattr(worker, "note", ""))
+            worker.loss = answer.get("loss")
+
+    answers()
+    for _ in range(2):  # all at once, as nothing is timed yet; the first half compiles
+        for worker in workers:
+            worker.send(check_steps(setting))
+        answers()
+    return workers, missing, found
+
+
+def agree(workers: list[Worker]) -> None:
+    """Stop if the sides do not do the same work."""
+    losses = {worker.side.name: worker.loss for worker in workers if worker.loss is not None}
+    ours = losses[OURS.name]
+    if max(abs(loss - ours) for loss in losses.values()) > TOLERANCE * ours:
+        sys.exit(f"the sides do not do the same work; their losses are {losses}")
+
+
+def measure(workers: list[Worker], args: argparse.Namespace) -> float:
+    """Rounds in which the sides take turns; processor time of idle sides, as a share of the time they waited."""
+    begin = time.perf_counter()
+    for worker in workers:
+        worker.idle = 0.0
+        for _ in range(3):  # until the number of steps fills the time
+            worker.steps = max(3, round(args.seconds * 1e3 / worker.time()))
+    for number in range(args.rounds):
+        turn = number % len(workers)
+        for worker in workers[turn:] + workers[:turn]:
+            worker.times.append(worker.time())
+    return max(worker.idle for worker in workers) / (time.perf_counter() - begin)
+
+
+def compared(rows: list[dict]) -> dict[str, object]:
+    """Ratios theirs / ours of sides and, by the fastest one, of groups; the floor."""
+    base = next(row["median_ms"] for row in rows if row["side"] == OURS.name)
+    groups: dict[str, float] = {}
+    for row in rows:
+        row["ratio"] = row["median_ms"] / base
+        groups[row["group"]] = min(groups.get(row["group"], np.inf), row["ratio"])
+    result: dict[str, object] = {"ms": base, "rows": rows, "ratios": groups}
+    floors = {row["side"]: row["median_ms"] for row in rows if row["group"] == "floor"}
+    if floors:
+        replay = groups.pop("replay", 0.0) * base
+        # On a GPU the products are timed as a graph, whose replay is in their time already.
+        floors = {side: ms + replay * ("rate" in side) for side, ms in floors.items()}
+        result |= {"floor_ms": min(floors.values()), "ours_to_floor": base / min(floors.values())}
+        del groups["floor"]
+    return result
+
+
+def run(name: str, args: argparse.Namespace) -> dict[str, object]:
+    """One setting."""
+    print(f"\n{name}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        workers, missing, found = started(name, Path(folder), args)
+        agree(workers)
+        idle = measure(workers, args)
+        for worker in workers:
+            worker.close()
+        for worker in workers:
+            worker.process.wait()
+    result = compared([worker.row() for worker in workers])
+    for row in result["rows"]:
+        spread = f"{row['median_ms']:8.3f} ms ({row['fastest_ms']:.3f} to {row['slowest_ms']:.3f})"
+        loss = "" if row["loss"] is None else f"   loss {row['loss']:.2f}"
+        print(f"  {row['side']:44s} {spread:34s} theirs / ours {row['ratio']:5.2f}{loss}")
+    for side, why in missing.items():
+        print(f"  {side:44s} left out: {why}")
+    if "floor_ms" in result:
+        print(f"  ours / floor {result['ours_to_floor']:.2f}")
+    if idle > 0.02:
+        print(f"  idle sides used {100 * idle:.0f} % of a processor: the times are not to be trusted")
+    return result | {"missing": missing, "idle_share": idle, "versions": found}
+
+
+def verdict(result: dict[str, object]) -> dict[str, dict[str, object]]:
+    """What is required of the setting FULL, and what was found."""
+    found = {
+        f"{group} / ours": {"required": f">= {least}", "found": result["ratios"].get(group)}
+        for group, least in REQUIRED.items()
+    }
+    found["ours / floor"] = {"required": f"<= {FLOOR}", "found": result["ours_to_floor"]}
+    print(f"\nrequired of {FULL}")
+    for what, row in found.items():
+        value, (sign, bound) = row["found"], row["required"].split()
+        row["met"] = value is not None and (value >= float(bound) if sign == ">=" else value <= float(bound))
+        shown = "not measured" if value is None else f"{value:.2f}"
+        print(f"  {what:28s} {row['required']:8s} {shown:14s} {'met' if row['met'] else 'NOT MET'}")
+    return found
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--setting", nargs="+", default=SETTINGS, help="NETWORK/BATCH or NETWORK/BATCH/iwae-K")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of every side")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=0.7, help="per side and round")
+    parser.add_argument("--python", nargs="*", default=[], metavar="NAME=PYTHON", help="of numpyro or pythae")
+    parser.add_argument("--out", type=Path, help="the result; by default written only if all settings are run")
+    args = parser.parse_args()
+    args.python = dict(pair.split("=", 1) for pair in args.python)
+    unknown = args.python.keys() - {"numpyro", "pythae"}
+    if unknown:
+        parser.error(f"--python: {', '.join(unknown)}: can be numpyro or pythae")
+    for name, python in args.python.items():
+        if shutil.which(python) is None:
+            parser.error(f"--python {name}={python}: there is no such program")
+    return args
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hidden", type=int, default=400)
-    parser.add_argument("--latent", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=200, help="steps per side and round")
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-    torch.manual_seed(0)
-    data = (torch.rand(NUM_DATA, PIXELS).square() * 255).to(torch.uint8).to(args.device)
-    order = torch.stack([torch.randperm(NUM_DATA)[: args.batch] for _ in range(args.steps)]).to(args.device)
-    common = (data, order, args.hidden, args.latent)
-    sides: dict[str, Side] = {
-        "pyro_vae, compiled": ours(*common, compiled=True),
-        "pyro_vae, recorded": ours(*common, compiled=False),
-        "pyro.infer.SVI, Trace_ELBO": pyro_svi(*common, Trace_ELBO()),
-        "pyro.infer.SVI, TraceMeanField_ELBO": pyro_svi(*common, TraceMeanField_ELBO()),
-        "PyTorch by hand": by_hand(*common, compiled=False),
-        "PyTorch by hand, torch.compile": by_hand(*common, compiled=True),
-    }
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    losses: dict[str, float] = {}
-    for run in sides.values():  # warm-up, and compilation
-        run(args.steps)
-    for _ in range(args.rounds):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            losses[name] = run(args.steps)  # every side ends by reading its loss, which waits for the device
-            times[name].append((time.perf_counter() - start) / args.steps * 1e3)
-    first = next(iter(sides))
-    base = statistics.median(times[first])
-    rows = []
-    for name, values in times.items():
-        ordered, median = sorted(values), statistics.median(values)
-        row = {"side": name, "median_ms": median, "fastest_ms": ordered[0], "slowest_ms": ordered[-1]}
-        rows.append(row | {"ratio": median / base, "loss": losses[name]})
-        spread = f"{median:7.3f} ms ({ordered[0]:.3f} to {ordered[-1]:.3f})"
-        print(f"{name:40s} {spread}   theirs / ours {median / base:5.2f}   loss {losses[name]:.2f}")
-    apart = max(losses.values()) - min(losses.values())
-    assert apart < 0.01 * losses[first], f"the sides do not do the same work: {losses}"
-    setting = {key: getattr(args, key) for key in ("hidden", "latent", "batch", "rounds", "steps", "device")}
-    name = f"training_speed_784-{args.hidden}-{args.latent}_batch{args.batch}_{args.device}"
-    path = write(name, {"setting": setting, "rows": rows, **provenance(versions())})
-    print(path)
+    args = parsed()
+    settings = {name: run(name, args) for name in args.setting}
+    required = verdict(settings[FULL]) if FULL in settings else {}
+    every = [result.pop("versions") for result in settings.values()]
+    about = provenance({name: version for found in every for name, version in found.items()})
+    about["command"] = re.sub(r"=\S*/\S*", "=PYTHON", about["command"])  # where things are here is of no interest
+    measured = {"device": args.device, "rounds": args.rounds, "seconds_per_round": args.seconds}
+    result = measured | {"settings": settings, "required": required} | about | {"threads": args.threads}
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=2) + "\n")
+    elif tuple(args.setting) == SETTINGS:
+        print(write(f"training_speed_{args.device.split(':')[0]}", result))
 
 
 if __name__ == "__main__":
