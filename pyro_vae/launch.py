@@ -189,13 +189,13 @@ def _finish(run: Run, trainer: Trainer, quiet: bool, num_samples: int | None) ->
     try:
         trainer.run()
         run.vae = trainer.vae.eval()
-        card = None if num_samples is None else _evaluate(run, quiet, num_samples)
+        card = None if num_samples is None else _evaluate(run, quiet, num_samples, trainer.world)
     finally:
         finish(trainer.callbacks, card)
     return run
 
 
-def _evaluate(run: Run, quiet: bool, num_samples: int) -> dict[str, Any]:
+def _evaluate(run: Run, quiet: bool, num_samples: int, world: World) -> dict[str, Any]:
     part = next(part for part in ("test", "validation", "train") if len(getattr(run.data, part)))
     with signals() as caught:
 
@@ -205,7 +205,7 @@ def _evaluate(run: Run, quiet: bool, num_samples: int) -> dict[str, Any]:
             count(number)
 
         count = counter(len(getattr(run.data, part)), "evaluating", quiet)
-        return run.evaluate(part, num_samples, stop_or_count, trainer.world)
+        return run.evaluate(part, num_samples, stop_or_count, world)
 
 
 def initialise(vae: VAE, data: Data, experiment: Experiment, device: torch.device) -> None:

@@ -170,7 +170,7 @@ def compile_step[T: Callable[..., Any]](step: T, device: torch.device) -> T:
         function.__defaults__,
         function.__closure__,
     )
-    return torch.compile(own, fullgraph=True, dynamic=False, options=_options(device))
+    return cast(T, torch.compile(own, fullgraph=True, dynamic=False, options=_options(device)))
 
 
 def compile_recording(recorded: GraphModule, device: torch.device) -> Any:

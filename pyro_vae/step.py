@@ -325,7 +325,9 @@ def make_shared_step(
             if change is not None and not old.is_floating_point():
                 change = change.round().to(old.dtype)  # a counter, which is the same in all processes
             buffers.append(old if change is None else (old + change).to(old.dtype))
-        apply(state, plan, Slope(list(gradient.split(lengths)), scalars[: len(METRICS)], scalars[len(METRICS) :], buffers))
+        apply(
+            state, plan, Slope(list(gradient.split(lengths)), scalars[: len(METRICS)], scalars[len(METRICS) :], buffers)
+        )
 
     before, after = compiled(before), compiled(after)
 
