@@ -82,7 +82,7 @@ def below(job: Job, took: float) -> dict[str, float]:
     """Microseconds of each layer's products alone, and the step's time over their sum."""
     found = {}
     for rows, inputs, outputs, number in floor.layers(job):
-        call = floor.product(job, rows, inputs, outputs, number)
+        call = floor.replayed(job, floor.product(job, rows, inputs, outputs, number))
         floor.seconds(job, call, 20)
         found[f"{rows} x {inputs} x {outputs}, {number} products"] = floor.seconds(job, call, 300) / 300 * 1e6
     print("\nmatrix products alone")

@@ -169,7 +169,7 @@ def started(name: str, folder: Path, args: argparse.Namespace) -> tuple[list[Wor
                 missing[worker.side.name] = answer["missing"]
                 workers.remove(worker)
                 worker.close()
-            found.update(answer.get("versions", {}))
+            found.update({k: v for k, v in answer.get("versions", {}).items() if k not in found})
             worker.note = answer.get("note", getattr(worker, "note", ""))
             worker.loss = answer.get("loss")
 
