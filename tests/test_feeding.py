@@ -170,7 +170,7 @@ def test_a_file_that_is_deleted_is_trained_on(path, tmp_path, short):
 
 def test_what_fails_in_a_thread_is_raised(path, tmp_path, short, monkeypatch):
     short(3 * 16)
-    one = trainer(path, GREY, tmp_path / "run")
+    one = trainer(path, GREY, tmp_path / "run", ["data.validation=0"])
 
     def fail():
         monkeypatch.setattr(storage.Stored, "take", lambda *arguments: 1 / 0)
