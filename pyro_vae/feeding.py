@@ -38,6 +38,8 @@ class Held(NamedTuple):
     """Training data on the device, all of them."""
 
     data: Resident
+    waited: float = 0.0
+    """Seconds that steps have waited for data."""
 
     def steps(self, plan: Plan, first: int) -> Generator[Plan]:
         """The plan to give to each step, from the step `first` on."""

@@ -50,6 +50,8 @@ log = logging.getLogger("pyro_vae")
 CHECK_EVERY = 200
 """Steps between two looks at the latched fault, each of which waits for the device."""
 VALIDATION_BATCH = 512
+SLOW, LONG = 0.1, 10.0
+"""Share of the time, and seconds, that steps may wait for data before it is said."""
 
 
 class NumericsError(ArithmeticError):
@@ -248,6 +250,11 @@ class Trainer:
                 raise Interrupted(number, self.folder)  # it came after the last step, and everything is saved
             if progress.best_step is not None:
                 self._load_best()
+        if self.feed.waited > max(LONG, SLOW * progress.seconds):
+            log.warning(
+                f"the steps waited for data for {self.feed.waited:.0f} of {progress.seconds:.0f} s: they do not fit in "
+                "memory, and the disk is slow; put them on a faster one, or give the machine more memory"
+            )
         return progress
 
     def _start(self) -> None:

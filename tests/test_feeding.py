@@ -4,13 +4,14 @@ import os
 import shutil
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae import checkpoints, feeding
+from pyro_vae import checkpoints, feeding, training
 from pyro_vae.batches import build
 from pyro_vae.data import load, storage
 from pyro_vae.feeding import Fed, Held
@@ -169,7 +170,7 @@ def test_a_file_that_is_deleted_is_trained_on(path, tmp_path, short):
 
 def test_what_fails_in_a_thread_is_raised(path, tmp_path, short, monkeypatch):
     short(3 * 16)
-    one = trainer(path, GREY, tmp_path / "run")
+    one = trainer(path, GREY, tmp_path / "run", ["data.validation=0"])
 
     def fail():
         monkeypatch.setattr(storage.Stored, "take", lambda *arguments: 1 / 0)
@@ -180,12 +181,20 @@ def test_what_fails_in_a_thread_is_raised(path, tmp_path, short, monkeypatch):
     assert workers() == []
 
 
-def test_waits_are_counted(path, tmp_path, short):
+def test_long_waits_are_said(path, tmp_path, short, monkeypatch, caplog):
     short(3 * 16)
-    one = trainer(path, GREY, tmp_path / "run")
-    assert one.feed.waited == 0
+    one = trainer(path, GREY, tmp_path / "run", ["training.epochs=1"])
+    take = storage.Stored.take
+
+    def slow(*arguments):
+        time.sleep(0.2)
+        return take(*arguments)
+
+    monkeypatch.setattr(storage.Stored, "take", slow)
+    monkeypatch.setattr(training, "LONG", 0.5)
     one.run()
-    assert 0 < one.feed.waited < one.progress.seconds
+    assert one.steps_per_epoch / 3 * 0.2 * 0.5 < one.feed.waited < one.progress.seconds
+    assert "the steps waited for data for" in caplog.text
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyro_vae.data.checks import as_floats, checked_parts, extent, is_binary, is_counts
+from pyro_vae.data.checks import as_floats, by_blocks, checked_parts, converted, extent, is_binary, is_counts
 from pyro_vae.data.containers import Arrays, Data
 from pyro_vae.data.files import expanded, in_shape, is_table, read_arrays
 from pyro_vae.data.folders import FolderData, read_folder
@@ -147,7 +147,7 @@ def _as_trained(x: np.ndarray, like: Data, at: str, problems: list[str]) -> tupl
     """x on the scale of `like`, statically binarised where that is; and its levels, None where it is real-valued."""
     static = like.binarize == "static"
     if static and is_binary(x):
-        return x.astype(np.uint8), 2
+        return converted(x, np.uint8), 2
     x, levels = _on_scale(x, like.grey_levels if static else like.levels, like, at, problems)
     return (drawn(x, levels, TEST_STREAM), 2) if static and not problems else (x, levels)
 
@@ -163,7 +163,7 @@ def _on_scale(
         return as_floats(x), None
     low, high = extent([x])
     if levels is not None and x.dtype.kind == "b":
-        return x * np.uint8(levels - 1), levels
+        return by_blocks(lambda some: some * np.uint8(levels - 1), np.uint8, x), levels
     if levels is not None and x.dtype.kind != "f":
         if low < 0 or high >= levels:
             problems.append(_wrong_values(x, levels, like, at))
@@ -172,9 +172,9 @@ def _on_scale(
                 f"{at}x: holds the integers 0 and 1 and no other, and the {like.name!r} data have {levels} levels. "
                 f"Save it as bool if 1 is white, or as floats x / {levels - 1} if 1 is nearly black."
             )
-        return x.astype(np.uint8, copy=False), levels
+        return converted(x, np.uint8), levels
     if levels == 2 and is_binary(x):
-        return x.astype(np.uint8), 2
+        return converted(x, np.uint8), 2
     if low < 0 or high > 1 or not _takes_floats(like):
         problems.append(_wrong_values(x, levels, like, at))
     return as_floats(x), None
