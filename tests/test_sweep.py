@@ -100,6 +100,13 @@ def test_a_base_and_what_changes_it(tmp_path, write):
     assert experiment == experiment_from({}, words)
     assert sweep.sweep.number == 3
     named = pv.load_sweep(write(head="base: iwae\nvariant: {prior: {kind: vamp}}\n"))
+    for base, said in (
+        ("mine.yaml", "is a sweep itself"),
+        ("no-such-thing", "no variant of that name"),
+        ("[1]", "must be a"),
+    ):
+        with pytest.raises(DeclarationError, match=said):
+            pv.load_sweep(write(head=f"base: {base}\n"))
     assert (named.objective, named.variant.prior) == (pv.load_experiment("iwae").objective, pv.Vamp())
 
 
