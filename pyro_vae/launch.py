@@ -62,7 +62,8 @@ def train(
         The finished run.
 
     Raises:
-        DeclarationError: something in the declaration or the data is wrong; nothing is written.
+        DeclarationError: something in the declaration or the data is wrong, and nothing is written; or a tracker
+            cannot be opened, and the run is there to be resumed.
         NumericsError: a step was not finite; the last checkpoint stays.
         Interrupted: a signal asked to stop; the state is saved.
     """
@@ -127,8 +128,9 @@ def resume(
         num_samples: importance samples per datum of the evaluation; None leaves it out.
         callbacks: what is told the start, every epoch and the end.
     """
+    own = checked(callbacks)
     run = Run(directory, data)
-    callbacks = (*tracked(run.experiment), *checked(callbacks))
+    callbacks = (*tracked(run.experiment), *own)
     check(run.experiment, run.data)
     root = run.directory / "checkpoints"
     checkpoints.sweep(root)

@@ -88,8 +88,9 @@ class TensorBoardLog(TrackerLog):
         if step == 0:
             lines = "".join(f"    {name}: {value}\n" for name, value in declared.items())
             self.writer.add_text("experiment", lines, 0)
+            events: Any = self.writer.file_writer  # there from the start
             for summary in hparams(declared, {"result/log_likelihood": 0, "result/elbo": 0}):  # its column of figures
-                self.writer._get_file_writer().add_summary(summary)
+                events.add_summary(summary)
 
     def write(self, values: dict[str, float], step: int) -> None:
         """Add values; a file that is looked at while it grows is flushed."""

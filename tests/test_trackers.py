@@ -311,6 +311,9 @@ def test_calls_of_mlflow(tmp_path, monkeypatch):
     calls.clear()
     follow(pv.MLflow(experiment="mine"), tmp_path / "other")
     assert calls[:2] == [("experiment", "mine"), ("run", "8", "other")]
+    calls.clear()
+    pv.MLflow().open(dict.fromkeys(map(str, range(150)), 1), tmp_path, 0, None)
+    assert [len(params) for _, params, _ in calls[1:]] == [100, 50]
 
 
 def test_calls_of_wandb(tmp_path, monkeypatch):
