@@ -448,9 +448,9 @@ def test_validation_data_of_another_seed_are_refused(make):
 
 def test_a_mixed_table_is_compared_column_by_column():
     normal, several = pv.Normal(), pv.Mixed(columns=[pv.Bernoulli(), pv.Several(of=pv.Normal(), times=2)])
-    assert comparable._discrete(several, 3) == (True, False, False)
-    assert comparable._discrete(normal, 3) == (False, False, False)
-    assert comparable._discrete(pv.Mixed(), 3) == (False, False, False)
+    assert comparable.discrete(several, 3) == (True, False, False)
+    assert comparable.discrete(normal, 3) == (False, False, False)
+    assert comparable.discrete(pv.Mixed(), 3) == (False, False, False)
 
 
 def test_what_is_no_run_is_refused(make, tmp_path):

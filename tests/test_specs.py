@@ -198,9 +198,9 @@ def schema_errors(tree):
 
 @pytest.mark.parametrize("name", named())
 def test_the_schema_takes_every_named_experiment(name):
-    from pyro_vae.experiment import _source_tree
+    from pyro_vae.experiment import source_tree
 
-    assert not schema_errors(_source_tree(name))
+    assert not schema_errors(source_tree(name))
     assert not schema_errors(load_experiment(name).tree())
 
 

@@ -30,6 +30,7 @@ optuna = pytest.importorskip("optuna")
 ROOT = Path(__file__).parent.parent
 SMALL = "variant: {encoder: {widths: [8]}, decoder: {widths: [8]}}\ntraining: {epochs: 2, batch_size: 256}\n"
 GREY = ["likelihood=normal", "data.binarize=none"]
+COUNTS = ("latent.dim", "training.epochs", "objective.num_particles", "training.early_stopping.patience")
 SPACE = "{latent.dim: {kind: int, low: 1, high: 8}, training.clip_norm: {kind: float, low: 1.0, high: 9.0}}"
 
 
@@ -99,6 +100,13 @@ def test_a_base_and_what_changes_it(tmp_path, write):
     assert experiment == experiment_from({}, words)
     assert sweep.sweep.number == 3
     named = pv.load_sweep(write(head="base: iwae\nvariant: {prior: {kind: vamp}}\n"))
+    for base, said in (
+        ("mine.yaml", "is a sweep itself"),
+        ("no-such-thing", "no variant of that name"),
+        ("[1]", "must be a"),
+    ):
+        with pytest.raises(DeclarationError, match=said):
+            pv.load_sweep(write(head=f"base: {base}\n"))
     assert (named.objective, named.variant.prior) == (pv.load_experiment("iwae").objective, pv.Vamp())
 
 
@@ -175,14 +183,13 @@ def test_mistakes_between_two_fields_are_seen_before_the_first_trial(declared):
 
 
 def test_of_many_ends_each_is_checked(declared):
-    fields = ("latent.dim", "training.epochs", "training.batch_size", "objective.num_particles")
-    fields += ("training.early_stopping.patience", "training.checkpoint_every", "training.clip_norm")
-    space = ", ".join(f"{name}: {{kind: int, low: 1, high: {9 + i}}}" for i, name in enumerate(fields))
-    sweep = declared(f"space: {{{space}}}")
-    corners = list(sweep.sweep.corners())
-    assert len(corners) == CORNERS < 2 ** len(fields)
-    for i, name in enumerate(fields):
-        assert {corner[name] for corner in corners} == {1, 9 + i}
+    ranges = {f"{name}": (1, 9 + i) for i, name in enumerate(COUNTS)}
+    space = ", ".join(f"{name}: {{kind: int, low: {low}, high: {high}}}" for name, (low, high) in ranges.items())
+    many = list(range(1, CORNERS + 20))
+    corners = list(declared(f"space: {{{space}, training.batch_size: {{values: {many}}}}}").sweep.corners())
+    assert CORNERS < len(corners) < 2 * CORNERS < 2 ** len(COUNTS) * len(many)
+    for name, ends in {**ranges, "training.batch_size": many}.items():
+        assert {corner[name] for corner in corners} == set(ends)
 
 
 @pytest.mark.parametrize(
