@@ -127,9 +127,10 @@ def test_every_particle_counts_once():
 
 
 def test_scores_do_not_depend_on_the_batches_before():
-    """Data that are scored elsewhere, by their number, get the same draws."""
-    vae, batch = parts.vae().eval(), parts.batch({}, size=12)
+    """Data that are scored elsewhere, by their number, get the same draws; other data get others."""
+    vae, batch = parts.vae().eval(), parts.batch({}, size=12).map(lambda t: t[[0, 1, 2, 3, 4] * 2 + [0, 1]])
     whole = scores(vae, batch, "eager")[0]
+    assert not torch.isclose(whole.elbo[:5], whole.elbo[5:10]).any()
     rest = batch.map(lambda t: t[5:])
     torch.manual_seed(3)
     program = scorer(vae, 7, 7)
