@@ -253,7 +253,7 @@ def test_commands_under_torchrun(tiny_run, tmp_path):
     assert {name: card[name] for name in ("elbo", "log_likelihood", "khat")} == {
         name: expected[name] for name in ("elbo", "log_likelihood", "khat")
     }
-    done = run("diagnose", copy, "--budget", 20, "--observations", 5, "--json")
+    done = run("diagnose", copy, "--budget", 60, "--observations", 5, "--json")
     assert "statements" in json.loads(done.stdout), done.stderr
     numbers = json.loads((copy / "diagnostics.json").read_text())
     assert len(numbers["observations"]) == 5
