@@ -53,9 +53,10 @@ def short(monkeypatch):
 
 def same(a, b):
     """The parameters, moments and sums of two trainings are equal to the bit."""
-    for name, value in a.state.scalars().items():
-        assert torch.equal(value, b.state.scalars()[name]), name
-    assert torch.equal(a.state.parameters, b.state.parameters)
+    for name, value in a.state.scalars(a.layout).items():
+        assert torch.equal(value, b.state.scalars(b.layout)[name]), name
+    for one, other in zip(a.state.parameters, b.state.parameters, strict=True):
+        assert torch.equal(one, other)
 
 
 def workers():
