@@ -163,10 +163,6 @@ class Pythae:
         answer = self._answer()
         return torch.tensor(answer["values"], dtype=torch.float64), answer["seconds"]
 
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
 
 @torch.no_grad()
 def products(layers: list[nn.Linear], rows: int, slope: bool = False) -> Callable[[], None]:
@@ -213,10 +209,7 @@ def likelihoods(run: pv.Run, args: argparse.Namespace, folder: Path) -> dict[str
     vae, K, n = run.vae, args.samples, args.data
     batch = run.batch("test", range(n * (args.rounds + 1)))
     x, by_hand = batch.x.flatten(1), ByHand(vae)
-    ours = {
-        "pyro_vae": scorer(vae, K, PLANNED),
-        "pyro_vae, not compiled": scorer(vae, K, PLANNED, compile="off"),
-    }
+    ours = {"pyro_vae": scorer(vae, K, PLANNED), "pyro_vae, not compiled": scorer(vae, K, PLANNED, compile="off")}
     theirs = None if args.no_pythae else Pythae(args.pythae_python, by_hand, x, args, folder)
     bare = {rows: products(by_hand.decoder, rows) for rows in ROWS}
     seconds: dict[str, list[float]] = {}
@@ -249,7 +242,7 @@ def likelihoods(run: pv.Run, args: argparse.Namespace, folder: Path) -> dict[str
         _, took = timed(lambda: pareto_khat(torch.randn(min(K, KHAT_DRAWS), n)))
         note("k-hat, within ours", None, took, number)
     if theirs:
-        theirs.close()
+        theirs.process.communicate()
     seconds["bare matrix products"] = min(rates.values(), key=statistics.median)
     rows = {name: spread(some, n / 1e3) for name, some in seconds.items()}
     table(f"log p(x), K = {K}, per image", rows, "ms")
@@ -316,11 +309,8 @@ def transitions(run: pv.Run, args: argparse.Namespace) -> dict[str, object]:
         seconds[kind]["bare matrix products"] = min(rates.values(), key=statistics.median)
         rows = {name: spread(some, CHAINS * B * T / 1e3) for name, some in seconds[kind].items()}
         table(f"{kind}, a transition of a chain of a datum", rows, "ms")
-        # The mean over chains and temperatures of each round and datum; rounds are independent.
-        means = {
-            name: torch.stack([value.flatten(0, -2).mean(0) for value in some]) for name, some in values[kind].items()
-        }
-        a, b = (value.mean(-1) for value in means.values())
+        # Of the means over chains, data and temperatures: rounds are independent.
+        a, b = (torch.stack([value.mean() for value in some]) for some in values[kind].values())
         error = float(((a.var() + b.var()) / len(a)).sqrt())
         difference = float(a.mean() - b.mean())
         assert len(a) < 3 or abs(difference) < 8 * error, f"{kind}: the sides differ by {difference} ± {error}"
