@@ -16,7 +16,6 @@ Bernoulli pixels. `--widths 200 200 --latent 50` is the model of Burda et al. (2
 import argparse
 import json
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -195,10 +194,9 @@ def spread(values: list[float], unit: float) -> dict[str, float]:
 
 def table(title: str, rows: dict[str, dict[str, float]], unit: str) -> None:
     """Print times beside the first row's, and add their ratio."""
-    base = next(iter(rows.values()))["median"]
     print(f"{title}: medians (least to largest)")
     for name, row in rows.items():
-        row["ratio"] = row["median"] / base
+        row["ratio"] = row["median"] / rows["pyro_vae"]["median"]
         print(
             f"  {name:40s} {row['median']:9.4f} {unit} ({row['least']:.4f} to {row['largest']:.4f}) {row['ratio']:6.2f}"
         )
@@ -319,7 +317,7 @@ def transitions(run: pv.Run, args: argparse.Namespace) -> dict[str, object]:
 
 
 def memory(case: str, args: argparse.Namespace) -> None:
-    """Evaluate, and print the peak memory of this process in MB and the seconds of a datum; run by `peaks`."""
+    """Evaluate, and print the peak memory of this process in MB and the time of a datum; run by `peaks`."""
     if case == "run":
         run, n = pv.load(args.run), args.data
         program = scorer(run.vae, args.samples, PLANNED)
@@ -330,7 +328,9 @@ def memory(case: str, args: argparse.Namespace) -> None:
         data = type(data)(**(vars(data) | {"test": data.test.select(range(n))}))
         vae = build(experiment, data, torch.device(args.device))
         _, seconds = timed(lambda: evaluate(vae, data, experiment, num_samples=args.vamp_samples))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # ru_maxrss would be at least that of the process that started this one.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    peak = int(status["VmHWM"].split()[0]) / 1024
     print(json.dumps({"peak_mb": peak, "ms_per_datum": seconds / n * 1e3, "num_data": n}))
 
 
