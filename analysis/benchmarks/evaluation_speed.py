@@ -16,7 +16,6 @@ Bernoulli pixels. `--widths 200 200 --latent 50` is the model of Burda et al. (2
 import argparse
 import json
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -163,10 +162,6 @@ class Pythae:
         answer = self._answer()
         return torch.tensor(answer["values"], dtype=torch.float64), answer["seconds"]
 
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
 
 @torch.no_grad()
 def products(layers: list[nn.Linear], rows: int, slope: bool = False) -> Callable[[], None]:
@@ -199,10 +194,9 @@ def spread(values: list[float], unit: float) -> dict[str, float]:
 
 def table(title: str, rows: dict[str, dict[str, float]], unit: str) -> None:
     """Print times beside the first row's, and add their ratio."""
-    base = next(iter(rows.values()))["median"]
     print(f"{title}: medians (least to largest)")
     for name, row in rows.items():
-        row["ratio"] = row["median"] / base
+        row["ratio"] = row["median"] / rows["pyro_vae"]["median"]
         print(
             f"  {name:40s} {row['median']:9.4f} {unit} ({row['least']:.4f} to {row['largest']:.4f}) {row['ratio']:6.2f}"
         )
@@ -213,10 +207,7 @@ def likelihoods(run: pv.Run, args: argparse.Namespace, folder: Path) -> dict[str
     vae, K, n = run.vae, args.samples, args.data
     batch = run.batch("test", range(n * (args.rounds + 1)))
     x, by_hand = batch.x.flatten(1), ByHand(vae)
-    ours = {
-        "pyro_vae": scorer(vae, K, PLANNED),
-        "pyro_vae, not compiled": scorer(vae, K, PLANNED, compile="off"),
-    }
+    ours = {"pyro_vae": scorer(vae, K, PLANNED), "pyro_vae, not compiled": scorer(vae, K, PLANNED, compile="off")}
     theirs = None if args.no_pythae else Pythae(args.pythae_python, by_hand, x, args, folder)
     bare = {rows: products(by_hand.decoder, rows) for rows in ROWS}
     seconds: dict[str, list[float]] = {}
@@ -249,7 +240,7 @@ def likelihoods(run: pv.Run, args: argparse.Namespace, folder: Path) -> dict[str
         _, took = timed(lambda: pareto_khat(torch.randn(min(K, KHAT_DRAWS), n)))
         note("k-hat, within ours", None, took, number)
     if theirs:
-        theirs.close()
+        theirs.process.communicate()
     seconds["bare matrix products"] = min(rates.values(), key=statistics.median)
     rows = {name: spread(some, n / 1e3) for name, some in seconds.items()}
     table(f"log p(x), K = {K}, per image", rows, "ms")
@@ -316,11 +307,8 @@ def transitions(run: pv.Run, args: argparse.Namespace) -> dict[str, object]:
         seconds[kind]["bare matrix products"] = min(rates.values(), key=statistics.median)
         rows = {name: spread(some, CHAINS * B * T / 1e3) for name, some in seconds[kind].items()}
         table(f"{kind}, a transition of a chain of a datum", rows, "ms")
-        # The mean over chains and temperatures of each round and datum; rounds are independent.
-        means = {
-            name: torch.stack([value.flatten(0, -2).mean(0) for value in some]) for name, some in values[kind].items()
-        }
-        a, b = (value.mean(-1) for value in means.values())
+        # Of the means over chains, data and temperatures: rounds are independent.
+        a, b = (torch.stack([value.mean() for value in some]) for some in values[kind].values())
         error = float(((a.var() + b.var()) / len(a)).sqrt())
         difference = float(a.mean() - b.mean())
         assert len(a) < 3 or abs(difference) < 8 * error, f"{kind}: the sides differ by {difference} ± {error}"
@@ -329,7 +317,7 @@ def transitions(run: pv.Run, args: argparse.Namespace) -> dict[str, object]:
 
 
 def memory(case: str, args: argparse.Namespace) -> None:
-    """Evaluate, and print the peak memory of this process in MB and the seconds of a datum; run by `peaks`."""
+    """Evaluate, and print the peak memory of this process in MB and the time of a datum; run by `peaks`."""
     if case == "run":
         run, n = pv.load(args.run), args.data
         program = scorer(run.vae, args.samples, PLANNED)
@@ -340,7 +328,9 @@ def memory(case: str, args: argparse.Namespace) -> None:
         data = type(data)(**(vars(data) | {"test": data.test.select(range(n))}))
         vae = build(experiment, data, torch.device(args.device))
         _, seconds = timed(lambda: evaluate(vae, data, experiment, num_samples=args.vamp_samples))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # ru_maxrss would be at least that of the process that started this one.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    peak = int(status["VmHWM"].split()[0]) / 1024
     print(json.dumps({"peak_mb": peak, "ms_per_datum": seconds / n * 1e3, "num_data": n}))
 
 
