@@ -185,6 +185,18 @@ def check_early_stopping(world, folder):
     same_everywhere(world, list(run.vae.state_dict().values()))
 
 
+def check_validation(world, folder):
+    """Every process has the score of all validation data, that of one process."""
+    plain, training.VALIDATION_BATCH = training.VALIDATION_BATCH, 60  # three batches for two processes
+    try:
+        together, alone = (trainer(folder, w, "data.binarize=dynamic")._validate() for w in (world, ALONE))
+    finally:
+        training.VALIDATION_BATCH = plain
+    assert len(together) == 1
+    assert abs(together[0].loss / alone[0].loss - 1) < 1e-6
+    assert len(set(world.gather(together[0].loss))) == 1
+
+
 def check_evaluation(world, folder):
     """The card is that of one process, number for number, though 360 data make four chunks of unequal size."""
     run = pv.load(folder / "straight")
@@ -214,7 +226,7 @@ def main(folder, *names):
         try:
             CHECKS[name](world, folder)
             found[name] = "passed"
-        except Exception:
+        except (Exception, pytest.fail.Exception):
             found[name] = traceback.format_exc()
             break  # the other process may be elsewhere
     (folder / f"found-{world.rank}.json").write_text(json.dumps(found))
