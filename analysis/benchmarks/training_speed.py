@@ -45,8 +45,8 @@ SETTINGS = (
 REQUIRED = {"Pyro SVI": 2.0, "by hand": 1.2, "by hand, compiled": 1.0, "NumPyro, epoch": 1.0}
 """Least ratios theirs / ours in the setting FULL; that of ours to the floor is at most FLOOR."""
 FLOOR = 2.5
-TOLERANCE = 0.01
-"""Largest difference of losses, relative: Monte Carlo errors and the order of the data."""
+TOLERANCE = 0.02
+"""Largest difference of losses, relative: Monte Carlo errors and the order of the data, while the loss still falls."""
 
 
 class Side(NamedTuple):
@@ -93,13 +93,10 @@ def sides(name: str, device: str) -> list[Side]:
 
 
 def check_steps(setting: Setting) -> int:
-    """Steps of each half of the check: the losses of the second half are compared.
-
-    At these numbers their Monte Carlo error is a fifth of TOLERANCE.
-    """
+    """Steps of each half of the check: the losses of the second half are compared."""
     if not setting.dense:
         return 20
-    return 300 if setting.particles > 1 else max(50, 12_000 // setting.batch)
+    return 300 if setting.particles > 1 else max(100, 38_400 // setting.batch)
 
 
 class Worker:
@@ -174,10 +171,10 @@ def started(name: str, folder: Path, args: argparse.Namespace) -> tuple[list[Wor
             worker.loss = answer.get("loss")
 
     answers()
-    for _ in range(2):  # all at once, as nothing is timed yet; the first half compiles
-        for worker in workers:
+    for worker in workers:  # one after the other: threads of several that wait for each other take ten times as long
+        for _ in range(2):  # the first half compiles
             worker.send(check_steps(setting))
-        answers()
+            worker.loss = worker.answer().get("loss")
     return workers, missing, found
 
 
