@@ -70,7 +70,7 @@ def value_and_gradient(objective: nn.Module, autocast: torch.dtype | None = None
 
 def capture(
     objective: nn.Module, batch: Batch, weights: dict[str, Tensor], autocast: torch.dtype | None = None
-) -> Program:
+) -> GraphModule:
     """Record the program of an objective on an example batch; the random state is as before afterwards.
 
     The recording replays for other batches of the same shapes, for other parameters, buffers, weights and
@@ -124,6 +124,25 @@ def simplify(recorded: GraphModule) -> GraphModule:
             with graph.inserting_before(node):
                 node.replace_all_uses_with(graph.get_attr(name))
     graph.eliminate_dead_code()
+    recorded.recompile()
+    return recorded
+
+
+def for_processor(recorded: GraphModule) -> GraphModule:
+    """Prepare a recording for the compiler of a CPU: b + x W as a product and a sum, which joins what follows it.
+
+    As one operation it begins with a pass over the result, to fill it with b.
+    """
+    graph = recorded.graph
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten.addmm.default and not node.kwargs:
+            b, x, w = node.args
+            with graph.inserting_before(node):
+                product = graph.call_function(torch.ops.aten.mm.default, (x, w))
+                both = graph.call_function(torch.ops.aten.add.Tensor, (product, b))
+            product.meta = both.meta = node.meta
+            node.replace_all_uses_with(both)
+            graph.erase_node(node)
     recorded.recompile()
     return recorded
 

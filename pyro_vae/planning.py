@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
+from pyro_vae.capture import for_processor
 from pyro_vae.data import Data
 from pyro_vae.distributed import World, described
 from pyro_vae.experiment import Experiment
@@ -175,13 +176,16 @@ def compile_step[T: Callable[..., Any]](step: T, device: torch.device) -> T:
 
 def compile_recording(recorded: GraphModule, device: torch.device) -> Any:
     """Compile a recording, which has code of its own, like a step."""
+    recorded = for_processor(recorded) if device.type == "cpu" else recorded
     return torch.compile(recorded, fullgraph=True, dynamic=False, options=_options(device))
 
 
 def _options(device: torch.device) -> dict[str, Any]:
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
     options |= dict.fromkeys(("assert_indirect_indexing", "size_asserts", "alignment_asserts"), False)
-    return options | ({"triton.cudagraphs": True} if device.type == "cuda" else {"fallback_random": True})
+    # Without patterns, which would put sums and products together again.
+    cpu = {"fallback_random": True, "pattern_matcher": False}
+    return options | ({"triton.cudagraphs": True} if device.type == "cuda" else cpu)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 from pyro_vae import checkpoints
 from pyro_vae.batches import DTYPES, preparer, resident
 from pyro_vae.callbacks import Callback
-from pyro_vae.capture import Program, capture, same_random_state, unvalidated, value_and_gradient
+from pyro_vae.capture import Program, capture, for_processor, same_random_state, unvalidated, value_and_gradient
 from pyro_vae.data import Data, StoredSplit
 from pyro_vae.distributed import ALONE, RankLost, World, derived
 from pyro_vae.experiment import Experiment
@@ -164,7 +164,9 @@ class Trainer:
         training = self.experiment.training
         autocast = torch.bfloat16 if training.precision == "bfloat16" else None
         if self.experiment.variant.capturable and self.experiment.objective.capturable:
-            program = capture(self.objective, example, weights, autocast)
+            program: Program = capture(self.objective, example, weights, autocast)
+            if self.progress.compiled and self.device.type == "cpu":
+                program = for_processor(program)
         else:
             program = value_and_gradient(self.objective, autocast)
         factors = learning_rate_factors(self.objective, self.experiment.objective.learning_rates(), self.layout)
