@@ -164,9 +164,9 @@ class Trainer:
         training = self.experiment.training
         autocast = torch.bfloat16 if training.precision == "bfloat16" else None
         if self.experiment.variant.capturable and self.experiment.objective.capturable:
-            program: Program = capture(self.objective, example, weights, autocast)
-            if self.progress.compiled and self.device.type == "cpu":
-                program = for_processor(program)
+            recorded = capture(self.objective, example, weights, autocast)
+            apart = self.progress.compiled and self.device.type == "cpu"
+            program: Program = for_processor(recorded) if apart else recorded
         else:
             program = value_and_gradient(self.objective, autocast)
         factors = learning_rate_factors(self.objective, self.experiment.objective.learning_rates(), self.layout)

@@ -1,5 +1,6 @@
 """Fixtures that every test shares."""
 
+import logging
 import os
 import shutil
 
@@ -18,11 +19,14 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 @pytest.fixture(autouse=True)
 def _same_start():
-    """Every test starts from one seed, with Pyro's checks on and nothing in its param store."""
+    """Every test starts from one seed, with Pyro's checks on, nothing in its param store, and no level of the log."""
     torch.manual_seed(0)
     pyro.clear_param_store()
+    log = logging.getLogger("pyro_vae")
+    level = log.level
     with pyro.validation_enabled(True):
         yield
+    log.setLevel(level)  # a command that is called in this process sets one
 
 
 @pytest.fixture

@@ -266,7 +266,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of every side")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.7, help="per side and round")
-    parser.add_argument("--python", action="extend", nargs="*", default=[], metavar="NAME=PYTHON", help="of numpyro or pythae")
+    parser.add_argument(
+        "--python", action="extend", nargs="*", default=[], metavar="NAME=PYTHON", help="of numpyro or pythae"
+    )
     parser.add_argument("--out", type=Path, help="the result; by default written only if all settings are run")
     args = parser.parse_args()
     args.python = dict(pair.split("=", 1) for pair in args.python)
