@@ -283,13 +283,15 @@ def active_units(mean: Tensor) -> tuple[int | None, float | None]:
     n = len(mean)
     if n < 2:
         return None, None
+    centred = mean - mean.mean(0)
+    squares, found = centred.square(), list[Tensor]()
     with same_random_state(torch.device("cpu")):
         torch.manual_seed(0)
-        counts = torch.stack([torch.bincount(torch.randint(n, (n,)), minlength=n) for _ in range(RESAMPLES)])
-    share = counts.to(mean.dtype) / n
-    centred = mean - mean.mean(0)
-    variances = (share @ centred.square() - (share @ centred).square()) * n / (n - 1)
-    return int((mean.var(0) > ACTIVE).sum()), float((variances > ACTIVE).sum(-1).to(mean.dtype).std())
+        for _ in range(RESAMPLES):  # one at a time: all of them would be as large as data that do not fit in memory
+            share = torch.bincount(torch.randint(n, (n,)), minlength=n).to(mean.dtype) / n
+            found.append((share @ squares - (share @ centred).square()) * n / (n - 1))
+    active = (torch.stack(found) > ACTIVE).sum(-1).to(mean.dtype)
+    return int((mean.var(0) > ACTIVE).sum()), float(active.std())
 
 
 def _has_bits(variant: Variant, data: Data) -> bool:

@@ -56,7 +56,7 @@ def feed(
         split: the training data.
         experiment: the declaration.
         device: what the steps run on.
-        batch_size: B.
+        batch_size: B, of this process.
         steps: of an epoch.
     """
     entry = 1 if split.x.dtype == torch.uint8 else DTYPES[experiment.training.precision].itemsize

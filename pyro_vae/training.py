@@ -122,7 +122,7 @@ class Trainer:
             self.objective = experiment.objective.build(vae, len(data.train)).to(self.device).train()
         self.prepare = preparer(data, DTYPES[training.precision], self.device)
         self.steps_per_epoch = len(data.train) // training.batch_size
-        self.feed = feed(data.train, experiment, self.device, training.batch_size, self.steps_per_epoch)
+        self.feed = feed(data.train, experiment, self.device, len(self.part), self.steps_per_epoch)
         self.train_data = self.feed.data
         self.progress = Progress(compiled=compiled)
         self.layout = Layout(list(self.objective.parameters()))

@@ -9,9 +9,11 @@ import shutil
 import signal
 import sys
 import traceback
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,8 +21,9 @@ import pyro_vae as pv
 from pyro_vae import checkpoints, training
 from pyro_vae.batches import build
 from pyro_vae.capture import same_random_state, unvalidated, value_and_gradient
-from pyro_vae.data import load
+from pyro_vae.data import load, storage
 from pyro_vae.distributed import ALONE, join
+from pyro_vae.feeding import Fed
 from pyro_vae.planning import choose_device
 from pyro_vae.specs import DeclarationError
 from pyro_vae.step import make_halves
@@ -206,6 +209,24 @@ def check_evaluation(world, folder):
         del card["seconds"]
     assert shared == alone
     assert shared["num_data"] == 360
+
+
+def check_fed(world, folder):
+    """Of data that do not fit in memory each process is fed its part of every batch, to the same bits."""
+    path = folder / "grey.npy"
+    world.once(lambda: np.save(path, np.random.default_rng(0).integers(0, 256, (1000, 6), dtype=np.uint8)))
+    words, found = ["data=arrays", f"data.path={path}"], []
+    for share in (storage.MEMORY_SHARE, 0.0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(storage, "MEMORY_SHARE", share)
+            own = trainer(folder, world, *words, name="vae-sigma")
+        with torch.no_grad(), unvalidated(), closing(own.feed.steps(own.plan(0), 0)) as plans:
+            torch.manual_seed(0)
+            for _ in range(3):
+                own.step(own.state, next(plans), own.train_data)
+        found.append(list(own.vae.parameters()))
+    assert isinstance(own.feed, Fed)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def check_refusals(world, folder):

@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -112,6 +113,18 @@ def test_any_size_of_batch_and_chunk(size, rows, path, tmp_path, short):
     for one in (held, fed):
         one.run()
     same(held, fed)
+
+
+def test_a_part_of_every_batch(path, tmp_path, short):
+    """Of several processes, each is fed its own data."""
+    short(3 * 16)
+    one = trainer(path, GREY, tmp_path / "run")
+    fed = feeding.feed(one.data.train, one.experiment, one.device, 5, one.steps_per_epoch)
+    plan = one.plan(0)
+    part = plan._replace(order=plan.order[:, 11:])
+    with closing(fed.steps(part, 2)) as plans:
+        for i, own in zip(range(2, one.steps_per_epoch), plans, strict=False):
+            assert torch.equal(fed.data.x[own.order[i]], one.data.train.select(part.order[i]).x)
 
 
 @pytest.mark.parametrize("number", [3, 28])
