@@ -40,6 +40,9 @@ class HuggingFaceData(OwnData):
         Parquet files train-*.parquet and test-*.parquet in one folder, with images of any size:
 
             data: {name: hugging_face, path: FOLDER, size: 64}
+
+    References:
+        Datasets: A Community Library for Natural Language Processing (Lhoest et al., 2021).
     """
 
     name: Literal["hugging_face"] = "hugging_face"
