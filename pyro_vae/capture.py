@@ -128,11 +128,13 @@ def simplify(recorded: GraphModule) -> GraphModule:
     return recorded
 
 
-def for_processor(recorded: GraphModule) -> GraphModule:
-    """Prepare a recording for the compiler of a CPU: b + x W as a product and a sum, which joins what follows it.
+def for_compiler(recorded: GraphModule, device: torch.device) -> GraphModule:
+    """Prepare a recording for the compiler: on a CPU b + x W is a product and a sum, which joins what follows it.
 
-    As one operation it begins with a pass over the result, to fill it with b.
+    As one operation it begins there with a pass over the result, to fill it with b.
     """
+    if device.type != "cpu":
+        return recorded
     graph = recorded.graph
     for node in list(graph.nodes):
         if node.target is torch.ops.aten.addmm.default and not node.kwargs:

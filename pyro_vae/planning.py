@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from pyro_vae.capture import for_processor
+from pyro_vae.capture import for_compiler
 from pyro_vae.data import Data
 from pyro_vae.distributed import World, described
 from pyro_vae.experiment import Experiment
@@ -176,8 +176,7 @@ def compile_step[T: Callable[..., Any]](step: T, device: torch.device) -> T:
 
 def compile_recording(recorded: GraphModule, device: torch.device) -> Any:
     """Compile a recording, which has code of its own, like a step."""
-    recorded = for_processor(recorded) if device.type == "cpu" else recorded
-    return torch.compile(recorded, fullgraph=True, dynamic=False, options=_options(device))
+    return torch.compile(for_compiler(recorded, device), fullgraph=True, dynamic=False, options=_options(device))
 
 
 def _options(device: torch.device) -> dict[str, Any]:

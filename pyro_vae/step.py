@@ -213,35 +213,6 @@ def fetch(data: Resident, indices: Tensor, prepare: Prepare) -> Batch:
     return prepare(Batch(data.x.index_select(0, indices), take(data.y), take(data.mask), take(data.given)))
 
 
-def make_step(
-    program: Program,
-    layout: Layout,
-    prepare: Prepare,
-    adam: Optimizer,
-    clip_norm: float | None,
-    factors: list[Tensor] | None = None,
-) -> Step:
-    """Build the step around a program.
-
-    Args:
-        program: eager or recorded, `(parameters, buffers, batch, weights) -> Outcome`.
-        layout: of the blocks.
-        prepare: a batch as stored -> as modelled.
-        adam: settings of the update.
-        clip_norm: largest norm of the gradient, or None.
-        factors: of the learning rate, by block; None where it is the same for all.
-
-    Returns:
-        The step; run it under `torch.no_grad()`.
-    """
-    differentiate, apply = make_halves(program, layout, prepare, adam, clip_norm, factors)
-
-    def step(state: State, plan: Plan, data: Resident) -> None:
-        apply(state, plan, differentiate(state, plan, data))
-
-    return step
-
-
 def make_halves(
     program: Program,
     layout: Layout,
@@ -250,7 +221,16 @@ def make_halves(
     clip_norm: float | None,
     factors: list[Tensor] | None = None,
 ) -> tuple[Differentiate, Apply]:
-    """The two halves of a step, between which several processes add up what they found; arguments as of `make_step`."""
+    """The two halves of a step around a program, between which several processes add up what they found.
+
+    Args:
+        program: eager or recorded, `(parameters, buffers, batch, weights) -> Outcome`.
+        layout: of the blocks.
+        prepare: a batch as stored -> as modelled.
+        adam: settings of the update.
+        clip_norm: largest norm of the gradient, or None.
+        factors: of the learning rate, by block; None where it is the same for all.
+    """
 
     def differentiate(state: State, plan: Plan, data: Resident) -> Slope:
         at = state.position
@@ -276,6 +256,16 @@ def make_halves(
         _record(state, slope, norm, finite)
 
     return differentiate, apply
+
+
+def make_step(halves: tuple[Differentiate, Apply]) -> Step:
+    """The step of a single process; run it under `torch.no_grad()`."""
+    differentiate, apply = halves
+
+    def step(state: State, plan: Plan, data: Resident) -> None:
+        apply(state, plan, differentiate(state, plan, data))
+
+    return step
 
 
 def make_shared_step(

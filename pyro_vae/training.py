@@ -19,7 +19,7 @@ from torch import Tensor
 from pyro_vae import checkpoints
 from pyro_vae.batches import DTYPES, preparer, resident
 from pyro_vae.callbacks import Callback
-from pyro_vae.capture import Program, capture, for_processor, same_random_state, unvalidated, value_and_gradient
+from pyro_vae.capture import Program, capture, for_compiler, same_random_state, unvalidated, value_and_gradient
 from pyro_vae.data import Data, StoredSplit
 from pyro_vae.distributed import ALONE, RankLost, World, derived
 from pyro_vae.experiment import Experiment
@@ -165,21 +165,20 @@ class Trainer:
         autocast = torch.bfloat16 if training.precision == "bfloat16" else None
         if self.experiment.variant.capturable and self.experiment.objective.capturable:
             recorded = capture(self.objective, example, weights, autocast)
-            apart = self.progress.compiled and self.device.type == "cpu"
-            program: Program = for_processor(recorded) if apart else recorded
+            program: Program = for_compiler(recorded, self.device) if self.progress.compiled else recorded
         else:
             program = value_and_gradient(self.objective, autocast)
         factors = learning_rate_factors(self.objective, self.experiment.objective.learning_rates(), self.layout)
-        parts = program, self.layout, self.prepare, training.optimizer, training.clip_norm, factors
+        halves = make_halves(program, self.layout, self.prepare, training.optimizer, training.clip_norm, factors)
 
         def compiled[T: Callable[..., Any]](step: T) -> T:
             return compile_step(step, self.device) if self.progress.compiled else step
 
         if self.world.size == 1:
-            return compiled(make_step(*parts))
+            return compiled(make_step(halves))
         share = len(self.part) / training.batch_size
         changing, sites = self._changing(program, example, weights), len(self.flag_names) - 1
-        return make_shared_step(make_halves(*parts), self.state, sites, changing, share, self.world.add_up, compiled)
+        return make_shared_step(halves, self.state, sites, changing, share, self.world.add_up, compiled)
 
     @torch.no_grad()
     def _changing(self, program: Program, example: Batch, weights: dict[str, Tensor]) -> list[bool]:

@@ -14,7 +14,7 @@ from pyro_vae.networks import Network
 from pyro_vae.objectives import ELBO
 from pyro_vae.planning import compile_step
 from pyro_vae.sites import Batch
-from pyro_vae.step import LARGE, Layout, Plan, Resident, make_step, new_state, update
+from pyro_vae.step import LARGE, Layout, Plan, Resident, make_halves, make_step, new_state, update
 from pyro_vae.vae import VAE
 
 WEIGHTS = {"beta": torch.tensor(0.5)}
@@ -106,13 +106,14 @@ def training_step(
     objective = ELBO().build(vae).train()
     layout = Layout(list(objective.parameters()))
     x = Batch(torch.zeros(batch_size, *vae.shape.x, device=device))
-    step = make_step(
+    halves = make_halves(
         capture(objective, x, {"beta": torch.tensor(1.0, device=device)}),
         layout,
         lambda raw: Batch((torch.rand_like(raw.x, dtype=torch.float32) < raw.x / 255).to(torch.float32)),
         adam or pv.Optimizer(learning_rate=1e-2),
         clip,
     )
+    step = make_step(halves)
     state = new_state(objective, layout, 4)
     x = torch.randint(0, 256, (128, *vae.shape.x), dtype=torch.uint8).to(device, memory_format=memory)
     data = Resident(x)
