@@ -202,7 +202,7 @@ class World:
         """Ranks of processes of this machine that run no more."""
         here = socket.gethostname()
         for _ in range(20):
-            gone = [rank for rank, (host, pid) in enumerate(self.processes) if host == here and not _runs(pid)]
+            gone = [rank for rank, (host, pid) in enumerate(self.processes) if host == here and not runs(pid)]
             if gone:
                 return gone
             time.sleep(0.05)
@@ -213,13 +213,18 @@ ALONE = World()
 """A single process."""
 
 
-def _runs(pid: int) -> bool:
+def runs(process: int) -> bool:
     """Whether a process of this machine is alive; one that its parent has not yet looked at is not."""
     try:
-        os.kill(pid, 0)
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] if sys.platform == "linux" else ""
-    except OSError:
+        os.kill(process, 0)
+    except ProcessLookupError:
         return False
+    except PermissionError:  # it is there, and another user's
+        return True
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] if process else ""
+    except OSError:  # it ended just now, or this system tells nothing of its processes
+        return sys.platform != "linux"
     return state not in ("Z", "X")
 
 

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.distributed import runs
+
 BEAT = 10.0
 """Seconds between two touches."""
 STALE = 120.0
@@ -74,8 +76,10 @@ def claimed(path: Path) -> bool:
     owner = _read(path)
     if owner is None:
         return False
-    if owner.get("host") == socket.gethostname() and not _alive(owner.get("process", 0)):
-        return False
+    if owner.get("host") == socket.gethostname():
+        process = owner.get("process", 0)
+        if process == os.getpid() or not runs(process):  # the number of this one may have been another's before
+            return False
     try:
         return _now(path.parent) - path.stat().st_mtime < STALE
     except FileNotFoundError:
@@ -89,19 +93,6 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _alive(process: int) -> bool:
-    """Whether there is such a process on this host, and not this one, whose number may have been another's before."""
-    if process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _now(folder: Path) -> float:
