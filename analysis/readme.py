@@ -29,21 +29,22 @@ def parts() -> str:
 
 
 def results() -> str:
-    speeds = map(speed, filter(Path.exists, (RESULTS / f"training_speed_{device}.json" for device in ("cpu", "cuda"))))
-    found = [likelihood(), bounds(), posteriors(), variants(), *speeds, convolutional(), evaluation()]
-    found += [streaming(), start_up(), gpu()]
-    return "\n\n".join(filter(None, found))
+    """What there is of SHOWN; that the GPU was not used is said too."""
+    found = []
+    for name, show in SHOWN.items():
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            found.append(show(json.loads(path.read_text())))
+        elif name == "gpu":
+            found.append(NO_GPU)
+    return "\n\n".join(found)
 
 
 def figure(value: dict, digits: int = 2) -> str:
     return f"{value['value']:.{digits}f} ± {value['standard_error']:.{digits}f}"
 
 
-def bounds() -> str:
-    path = RESULTS / "likelihood_bounds.json"
-    if not path.exists():
-        return ""
-    result = json.loads(path.read_text())
+def bounds(result: dict) -> str:
     s, times = result["settings"], result["seconds"]
     variant, training = result["experiment"]["variant"], result["experiment"]["training"]
     network = "-".join(map(str, [784, *variant["encoder"]["widths"], variant["latent"]["dim"]]))
@@ -67,11 +68,7 @@ def bounds() -> str:
     )
 
 
-def posteriors() -> str:
-    path = RESULTS / "posterior_speed.json"
-    if not path.exists():
-        return ""
-    result = json.loads(path.read_text())
+def posteriors(result: dict) -> str:
     s = result["settings"]
     columns = {"seconds": ".1f", "min_bulk_ess": ".0f", "ess_per_second": ".0f", "rhat_max": ".3f"}
     rows = [
@@ -94,11 +91,7 @@ def posteriors() -> str:
     )
 
 
-def evaluation() -> str:
-    path = RESULTS / "evaluation_speed.json"
-    if not path.exists():
-        return ""
-    result = json.loads(path.read_text())
+def evaluation(result: dict) -> str:
     s, found, moved, memory = (result[key] for key in ("settings", "likelihood", "transitions", "memory"))
     sides = {"log p(x) of an image": found, "a transition, annealing": moved["annealing"], "HMC": moved["HMC"]}
     rows = [
@@ -125,11 +118,7 @@ def evaluation() -> str:
     )
 
 
-def variants() -> str:
-    path = RESULTS / "variants.json"
-    if not path.exists():
-        return ""
-    result = json.loads(path.read_text())
+def variants(result: dict) -> str:
     s = result["setting"]
     lines = [
         f"Variants of one network, 784-200-200-50, after {s['epochs']} epochs of MNIST ({s['short']} for `iwae-50` and "
@@ -156,11 +145,10 @@ def variants() -> str:
     return "\n".join([*lines, "", source(result)])
 
 
-def gpu() -> str:
-    path = RESULTS / "gpu.json"
-    if not path.exists():
-        return "The tests that need a GPU have not been run yet (`python analysis/benchmarks/gpu_check.py` runs them)."
-    result = json.loads(path.read_text())
+NO_GPU = "The tests that need a GPU have not been run yet (`python analysis/benchmarks/gpu_check.py` runs them)."
+
+
+def gpu(result: dict) -> str:
     return f"On a GPU: {result['pytest']}; commit {result['commit']}. {source(result)}"
 
 
@@ -173,11 +161,7 @@ def source(result: dict) -> str:
     )
 
 
-def convolutional() -> str:
-    path = RESULTS / "conv_2d.json"
-    if not path.exists():
-        return ""
-    result = json.loads(path.read_text())
+def convolutional(result: dict) -> str:
     found, timed = result["criterion"], result["speed"]
     names = {"Keras 3": f"Keras {timed['keras']['keras']}, {timed['keras']['backend']}"}
     epochs = []
@@ -207,11 +191,7 @@ def convolutional() -> str:
     )
 
 
-def likelihood() -> str:
-    path = RESULTS / "mnist_mlp.json"
-    if not path.exists():
-        return ""
-    result = json.loads(path.read_text())
+def likelihood(result: dict) -> str:
     card = result["card"]
 
     samples, khat = card["num_importance_samples"], card["khat"]
@@ -247,8 +227,7 @@ SPEEDS = {
 """Columns of the table of training steps, and the groups of sides whose fastest one stands there."""
 
 
-def speed(path: Path) -> str:
-    result = json.loads(path.read_text())
+def speed(result: dict) -> str:
     columns = {
         title: group
         for title, group in SPEEDS.items()
@@ -293,11 +272,7 @@ def details(result: dict) -> list[str]:
     return lines + ([f"Left out: {'; '.join(left_out)}.", ""] if left_out else [])
 
 
-def start_up() -> str:
-    path = RESULTS / "start_up.json"
-    if not path.exists():
-        return ""
-    result = json.loads(path.read_text())
+def start_up(result: dict) -> str:
     times = {name: f"{row['median']:.2f} s" for name, row in result["seconds"].items()}
     return (
         f"Start of a process: `pyro-vae --help` {times['--help']}, `pyro-vae list` {times['list']}; `pyro-vae train` "
@@ -307,11 +282,7 @@ def start_up() -> str:
     )
 
 
-def streaming() -> str:
-    path = RESULTS / "data_streaming.json"
-    if not path.exists():
-        return ""
-    result = json.loads(path.read_text())
+def streaming(result: dict) -> str:
     s, whole, ms = result["setting"], result["pass"], result["ms_per_step"]
     anonymous, files = (whole["memory_mb"][kind] for kind in ("anonymous", "files"))
     cold = ", thrown out of the system's cache all the time" if s["cold"] else ""
@@ -336,6 +307,22 @@ def streaming() -> str:
 
 def memory_row(mb: dict) -> str:
     return ", ".join(f"{mb[key]:.0f}" for key in ("start", "peak", "end")) + " MB"
+
+
+SHOWN = {
+    "mnist_mlp": likelihood,
+    "likelihood_bounds": bounds,
+    "posterior_speed": posteriors,
+    "variants": variants,
+    "training_speed_cpu": speed,
+    "training_speed_cuda": speed,
+    "conv_2d": convolutional,
+    "evaluation_speed": evaluation,
+    "data_streaming": streaming,
+    "start_up": start_up,
+    "gpu": gpu,
+}
+"""Files of analysis/results/, in the order of the page, and what shows each."""
 
 
 def main() -> None:

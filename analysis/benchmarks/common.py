@@ -24,11 +24,17 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores{gpu}"
 
 
+def placeless(argument: str) -> str:
+    """An argument without where things are on this machine, which is of no interest elsewhere."""
+    name, equals, value = argument.rpartition("=")
+    return f"{name}{equals}PATH" if value.startswith("/") else argument
+
+
 def provenance(versions: dict[str, str]) -> dict[str, object]:
     """Command, date, commit, machine and versions."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
-        "command": " ".join(["python", str(Path(sys.argv[0])), *sys.argv[1:]]),
+        "command": " ".join(["python", str(Path(sys.argv[0])), *map(placeless, sys.argv[1:])]),
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit.stdout.strip(),
         "machine": machine(),

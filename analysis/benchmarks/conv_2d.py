@@ -157,9 +157,6 @@ def main() -> None:
         print(f"{name:10s} {seconds:6.1f} s per epoch")
     print(f"ratio      {timed['ratio']:6.2f}")
     result = {"criterion": found, "epochs": epochs, "speed": timed, **provenance(versions())}
-    # Where things are on this machine is of no interest elsewhere.
-    places = " --run DIR" * bool(args.run) + " --keras-python PYTHON" * (args.keras_python != sys.executable)
-    result["command"] = f"python analysis/benchmarks/conv_2d.py{places}"
     print(write("conv_2d", result))
 
 

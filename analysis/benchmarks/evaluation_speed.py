@@ -389,9 +389,6 @@ def main() -> None:
     names = ("samples", "data", "rounds", "chain_data", "temperatures", "vamp_samples", "device")
     settings = {name: getattr(args, name) for name in names} | {"chains": CHAINS, "steps": STEPS}
     result |= {"settings": settings, **provenance(versions())}
-    # Where things are on this machine is of no interest elsewhere.
-    places = " --run DIR" * bool(args.run) + " --pythae-python PYTHON" * (args.pythae_python != sys.executable)
-    result["command"] = f"python analysis/benchmarks/evaluation_speed.py{places}"
     print(write("evaluation_speed", result))
 
 
