@@ -14,7 +14,17 @@ from pyro_vae.networks import Network
 from pyro_vae.objectives import ELBO
 from pyro_vae.planning import compile_step
 from pyro_vae.sites import Batch
-from pyro_vae.step import LARGE, Layout, Plan, Resident, make_halves, make_step, new_state, update
+from pyro_vae.step import (
+    LARGE,
+    Layout,
+    Plan,
+    Resident,
+    learning_rate_factors,
+    make_halves,
+    make_step,
+    new_state,
+    update,
+)
 from pyro_vae.vae import VAE
 
 WEIGHTS = {"beta": torch.tensor(0.5)}
@@ -169,6 +179,19 @@ def test_update_is_torchs(kind, decay):
         optimizer.step()
         update(state, layout.flatten([g]), torch.tensor(0.05, dtype=torch.float64), spec, torch.tensor(True))
     torch.testing.assert_close(layout.unflatten(state.parameters)[0], theirs.detach(), rtol=1e-10, atol=1e-12)
+
+
+def test_each_parameter_moves_at_its_own_rate():
+    """Whichever block it lies in: a large one of its own, or the one of the small."""
+    module = torch.nn.ModuleDict({"fast": torch.nn.Linear(100, 100), "slow": torch.nn.Linear(100, 100)})
+    layout = Layout(list(module.parameters()))
+    assert len(layout.blocks) == 3
+    factors = learning_rate_factors(module, {"slow": 0.25}, layout)
+    state, start = new_state(module, layout, 1), [p.detach().clone() for p in module.parameters()]
+    gradient = layout.flatten([torch.ones_like(p) for p in start])
+    update(state, gradient, torch.tensor(0.1), pv.Optimizer(), torch.tensor(True), factors)
+    moved = [(before - after).mean().item() for before, after in zip(start, module.parameters(), strict=True)]
+    assert moved == pytest.approx([0.1, 0.1, 0.025, 0.025], rel=1e-4)
 
 
 def test_clipping_bounds_the_gradient():
