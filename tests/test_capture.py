@@ -37,10 +37,10 @@ def conv_vae(norm="batch", dropout=0.2):
 
 
 def moved(buffer):
-    """A buffer with other values; the masks of a masked network stay, because without them it is another one."""
-    if buffer.dtype == torch.bool:
-        return buffer.clone()
-    return 1.1 * buffer + 0.05 if buffer.is_floating_point() else buffer + 3
+    """A buffer with other values; masks and orders of units stay, because with others it is another network."""
+    if buffer.is_floating_point():
+        return 1.1 * buffer + 0.05
+    return buffer + 3 if buffer.ndim == 0 and buffer.dtype != torch.bool else buffer.clone()
 
 
 def compare(objective, traced, other, tolerance=0.0, weights=("beta",)):

@@ -84,8 +84,8 @@ def allocate(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
         ) from None
 
 
-AROUND = 2**20
-"""Bytes before and after what is looked at that the system may map with it, and more; a multiple of a page."""
+AROUND = 2**21
+"""Bytes before and after what is looked at that the system may map with it: its largest page."""
 
 
 def mapping(array: np.ndarray) -> np.memmap | None:
@@ -116,7 +116,9 @@ def release(*arrays: np.ndarray) -> None:
 
 
 AT_ONCE = 256
-"""Rows copied out of a file between two releases: with each, the system maps 64 kB or more."""
+"""Rows copied out of a file between two releases, at most."""
+WINDOW = 2**22
+"""Bytes of a file in which they lie, at most: with a row the system maps what is around it, up to a megabyte or two."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,14 +162,15 @@ class Stored:
         rows = np.asarray(rows, np.int64)
         made = np.empty((len(rows), *self.shape[1:]), self.array.dtype) if out is None else out
         order = np.argsort(rows, kind="stable")
-        for first in range(0, len(rows), AT_ONCE):
-            if stop is not None and stop.is_set():
-                break
+        ordered, window = rows[order], max(1, WINDOW // max(1, abs(self.array.strides[0])))
+        first = 0
+        while first < len(rows) and not (stop is not None and stop.is_set()):
             self._check()
-            at = order[first : first + AT_ONCE]
-            these = rows[at]
-            made[at] = self.array[these]
+            end = min(first + AT_ONCE, int(np.searchsorted(ordered, ordered[first] + window)))
+            these = ordered[first:end]
+            made[order[first:end]] = self.array[these]
             release(self.array[these[0] : these[-1] + 1])
+            first = end
         return made
 
     def _check(self) -> None:
