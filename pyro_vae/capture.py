@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from torch import Tensor, nn
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -94,7 +96,9 @@ def record(
         decompositions: operations that are recorded as several simpler ones, and how.
     """
     device = next(value.device for value in torch.utils._pytree.tree_leaves(example) if isinstance(value, Tensor))
-    with unvalidated(), same_random_state(device):
+    # A context with one fake mode, or the shape of every single result would be noted by one of its own: half the time.
+    noting = tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
+    with unvalidated(), same_random_state(device), noting:
         recorded = make_fx(function, decomposition_table=decompositions)(*example)
     return _any_layout(recorded)
 
