@@ -80,7 +80,15 @@ def blocks(data: Data, part: str, experiment: Experiment, device: torch.device) 
 def prepared(
     data: Data, part: str, experiment: Experiment, device: torch.device, observations: Sequence[int] | None = None
 ) -> Batch:
-    """A whole split in memory, or some of its data, as `blocks` gives them."""
+    """A whole split in memory, or some of its data, as `blocks` gives them.
+
+    Raises:
+        DeclarationError: there are no such observations.
+    """
+    last = len(getattr(data, part)) - 1
+    beyond = [i for i in observations or () if not 0 <= i <= last]
+    if beyond or (observations is not None and not observations):
+        raise DeclarationError([f"observations={beyond or []}: the {part} data are numbered from 0 to {last}."])
     first, found, picked = 0, list[Batch](), dict[int, Batch]()
     for block in blocks(data, part, experiment, device):
         if observations is None:

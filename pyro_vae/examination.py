@@ -23,7 +23,7 @@ from pyro_vae.diagnostics.psis import pareto_khat, resampled
 from pyro_vae.distributed import ALONE, World
 from pyro_vae.latent import LatentDraws, side_by_side
 from pyro_vae.networks import fill
-from pyro_vae.posterior import posterior_draws
+from pyro_vae.posterior import attributes, posterior_draws
 from pyro_vae.records import versions, write_json
 from pyro_vae.runs import Run
 from pyro_vae.specs import DeclarationError
@@ -206,7 +206,7 @@ def _tree(
     batch, variant = material.observed, run.experiment.variant
     kept = max(1, REPLICATED // (batch.size * run.vae.numel))
     tree, draws = posterior_draws(
-        run.vae, batch, getattr(run.data, split), chosen, num_draws, run.attributes(split), kept
+        run.vae, batch, getattr(run.data, split), chosen, num_draws, attributes(run.experiment, split), kept
     )
     extra, psir = dict[str, Any](), None
     if variant.normalized:

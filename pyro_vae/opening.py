@@ -1,5 +1,6 @@
-"""What a run directory is opened with: its checkpoints, its data as they were in training, the trained VAE."""
+"""What a run directory is opened with: declaration, checkpoints, data as they were in training, the trained VAE."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import torch
 from pyro_vae import checkpoints
 from pyro_vae.batches import DTYPES
 from pyro_vae.capture import same_random_state
-from pyro_vae.data import Arrays, Data
+from pyro_vae.data import Arrays, Data, read_input
 from pyro_vae.data import load as load_data
-from pyro_vae.experiment import Experiment
+from pyro_vae.experiment import Experiment, experiment_from
+from pyro_vae.files import read_yaml
+from pyro_vae.fitting import input_misfits
 from pyro_vae.planning import choose_device
 from pyro_vae.records import data_record, read_json
 from pyro_vae.specs import DeclarationError
@@ -26,6 +29,19 @@ def chosen_checkpoints(directory: Path) -> tuple[Path, Path]:
         raise DeclarationError([f"{directory}: holds {found}; train it anew."])
     best = read_json(newest / "state.json")["best_step"]
     return newest, newest if best is None else checkpoints.step_folder(root, best)
+
+
+def read_experiment(directory: Path) -> Experiment:
+    """The declaration of a run.
+
+    Raises:
+        DeclarationError: it is no run directory.
+    """
+    if not os.path.isfile(directory / "experiment.yaml"):  # Path.is_file raises where a name is too long
+        raise DeclarationError(
+            [f"{directory}: is no run directory (it has no experiment.yaml); `pyro-vae train` makes one."]
+        )
+    return experiment_from(read_yaml(directory / "experiment.yaml"))
 
 
 def read_data(directory: Path, experiment: Experiment, environment: dict[str, Any], arrays: Arrays | None) -> Data:
@@ -55,6 +71,19 @@ def read_data(directory: Path, experiment: Experiment, environment: dict[str, An
             ]
         )
     return data
+
+
+def read_own(path: Path, data: Data, experiment: Experiment, need_labels: bool) -> Data:
+    """A file of the user's own, treated as the data of the training were; it is the test part.
+
+    Raises:
+        DeclarationError: its shape or values are not those that the model was trained on.
+    """
+    own = read_input(path, data, experiment.data)
+    problems = input_misfits(experiment.variant, experiment.data, own, need_labels)
+    if problems:
+        raise DeclarationError([f"--input {path}: {problem}" for problem in problems])
+    return own
 
 
 def read_vae(directory: Path, experiment: Experiment, environment: dict[str, Any]) -> VAE:

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from pyro_vae import inference_data
 from pyro_vae.data import Split
+from pyro_vae.experiment import Experiment
 from pyro_vae.latent import LatentDraws, draw_latents, draw_posterior, draw_prior, joined
+from pyro_vae.records import versions
 from pyro_vae.sites import Batch
 from pyro_vae.vae import VAE
 
@@ -62,3 +64,13 @@ def posterior_draws(
         attributes=attributes,
     )
     return tree, draws
+
+
+def attributes(experiment: Experiment, split: str) -> dict[str, Any]:
+    """What a tree of draws says of the run that they are from."""
+    return {
+        "experiment": experiment.tree(),
+        "versions": versions(),
+        "split": split,
+        "inference": "draws of the amortised guide q(z | x), independent, one chain",
+    }

@@ -8,7 +8,6 @@ DIR/result.json        the result card
 DIR/posterior.nc       draws as an ArviZ DataTree, once asked for
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,17 +22,15 @@ from pyro_vae import inference_data, latent
 from pyro_vae import report as pages
 from pyro_vae.capture import same_random_state
 from pyro_vae.classification import LabelScores, score_labels
-from pyro_vae.data import Arrays, Data, read_input
+from pyro_vae.data import Arrays, Data
 from pyro_vae.diagnostics.disentanglement import mutual_information_gap
 from pyro_vae.distributed import ALONE, World
 from pyro_vae.evaluation import Scores, evaluate, prepared, score, scorer
-from pyro_vae.experiment import Experiment, experiment_from
-from pyro_vae.files import read_yaml
-from pyro_vae.fitting import input_misfits
-from pyro_vae.opening import chosen_checkpoints, read_data, read_vae
-from pyro_vae.planning import count_parameters
-from pyro_vae.posterior import posterior_draws
-from pyro_vae.records import PARTS, read_environment, read_json, read_metrics, versions, write_json
+from pyro_vae.experiment import Experiment
+from pyro_vae.opening import read_data, read_experiment, read_own, read_vae
+from pyro_vae.posterior import attributes, posterior_draws
+from pyro_vae.records import PARTS, read_environment, read_json, read_metrics, write_json
+from pyro_vae.result import result_card
 from pyro_vae.sites import Batch
 from pyro_vae.specs import DeclarationError
 from pyro_vae.vae import VAE
@@ -64,12 +61,8 @@ class Run:
             DeclarationError: it is no run directory.
         """
         self.directory = Path(directory)
-        if not os.path.isfile(self.directory / "experiment.yaml"):  # Path.is_file raises where a name is too long
-            raise DeclarationError(
-                [f"{directory}: is no run directory (it has no experiment.yaml); `pyro-vae train` makes one."]
-            )
         self._arrays = arrays
-        self.experiment: Experiment = experiment_from(read_yaml(self.directory / "experiment.yaml"))
+        self.experiment: Experiment = read_experiment(self.directory)
 
     def __repr__(self) -> str:
         return f"Run({str(self.directory)!r})"
@@ -132,13 +125,6 @@ class Run:
         """
         self.check_split(part)
         indices = None if observations is None else list(observations)
-        if indices is not None:
-            last = len(getattr(self.data, part)) - 1
-            beyond = [i for i in indices if not 0 <= i <= last]
-            if beyond or not indices:
-                raise DeclarationError(
-                    [f"observations={beyond or indices}: the {part} data are numbered from 0 to {last}."]
-                )
         return prepared(self.data, part, self.experiment, self.device, indices)
 
     def read(self, path: Path | str, need_labels: bool = True) -> tuple[Batch, dict[str, Tensor]]:
@@ -154,10 +140,7 @@ class Run:
         Raises:
             DeclarationError: its shape or values are not those that the model was trained on.
         """
-        own = read_input(Path(path), self.data, self.experiment.data)
-        problems = input_misfits(self.experiment.variant, self.experiment.data, own, need_labels)
-        if problems:
-            raise DeclarationError([f"--input {path}: {problem}" for problem in problems])
+        own = read_own(Path(path), self.data, self.experiment, need_labels)
         known = {name: y for name, y in own.test.attributes.items() if bool((y >= 0).any())}
         return prepared(own, "test", self.experiment, self.device), known
 
@@ -185,32 +168,16 @@ class Run:
 
     def _write_card(self, measured: dict[str, Any]) -> dict[str, Any]:
         """What was measured and what is known of the run, in result.json."""
-        last, state = (read_json(folder / "state.json") for folder in chosen_checkpoints(self.directory))
-        environment, seconds = self.environment, {"train": last["seconds"], **measured.pop("seconds")}
-        card = {
-            "variant": environment["name"],
-            **measured,
-            "seconds": seconds,
-            "epochs": state["epoch"],
-            "steps": state["step"],
-            "parameters": count_parameters(self.vae),
-            "device": str(self.device),
-            "precision": self.experiment.training.precision,
-            "compiled": state["compiled"],
-            "seed": self.experiment.seed,
-            "versions": environment["versions"],
-        }
-        write_json(self.directory / "result.json", card)
+        facts = self.directory, self.experiment, self.environment, self.vae
+        write_json(self.directory / "result.json", result_card(*facts, measured))
         return self.result
 
     def score(
         self, batch: Batch, num_samples: int = IMPORTANCE_SAMPLES, progress: Callable[[int], object] = lambda n: None
     ) -> Scores:
         """Log p(x) per datum by importance sampling, with Monte Carlo standard error and k-hat."""
-        if not self.experiment.variant.normalized:
-            raise DeclarationError(
-                [f"{self.directory}: {self.experiment.variant.why_unnormalized()}; there is no log p(x)."]
-            )
+        if not (variant := self.experiment.variant).normalized:
+            raise DeclarationError([f"{self.directory}: {variant.why_unnormalized()}; there is no log p(x)."])
         with self.seeded():
             particles = scorer(self.vae, num_samples, batch.size, self.experiment.training.compile)
             return score(self.vae, batch, num_samples, progress, particles=particles)
@@ -246,12 +213,10 @@ class Run:
             advice = "give an --input with a mask, or train with data.missing or data.shown"
             raise DeclarationError([f"{self.directory}: nothing is missing in these data; {advice}."])
         if self.experiment.variant.likelihood.datum_at_once:
-            raise DeclarationError(
-                [f"{self.directory}: its likelihood is of the whole datum; entries cannot be imputed."]
-            )
+            raise DeclarationError([f"{self.directory}: its likelihood is of whole data; no entry can be imputed."])
         with self.seeded(seed):
-            shown = self.experiment.data.shown is not None
-            return latent.impute(self.vae, batch, num_draws, num_samples, from_prior=shown)
+            from_prior = self.experiment.data.shown is not None
+            return latent.impute(self.vae, batch, num_draws, num_samples, from_prior)
 
     def encode(self, batch: Batch, num_particles: int | None = None) -> latent.Codes:
         """Mean and sd of q(z | x) per datum.
@@ -396,20 +361,11 @@ class Run:
         batch = self.batch(split, chosen)
         with self.seeded():
             tree, _ = posterior_draws(
-                self.vae, batch, getattr(self.data, split), chosen, num_draws, self.attributes(split)
+                self.vae, batch, getattr(self.data, split), chosen, num_draws, attributes(self.experiment, split)
             )
         if save:
             inference_data.save(tree, self.directory / "posterior.nc")
         return tree
-
-    def attributes(self, split: str) -> dict[str, Any]:
-        """What a tree of draws says of the run that they are from."""
-        return {
-            "experiment": self.experiment.tree(),
-            "versions": versions(),
-            "split": split,
-            "inference": "draws of the amortised guide q(z | x), independent, one chain",
-        }
 
     @contextmanager
     def seeded(self, seed: int | None = None) -> Iterator[None]:

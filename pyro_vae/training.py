@@ -7,7 +7,7 @@ the same versions and number of threads.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae import checkpoints
-from pyro_vae.batches import DTYPES, preparer, resident
+from pyro_vae import checkpoints, random_states
+from pyro_vae.batches import DTYPES, preparer
 from pyro_vae.callbacks import Callback
 from pyro_vae.capture import Program, capture, for_compiler, same_random_state, unvalidated, value_and_gradient
-from pyro_vae.data import Data, StoredSplit
-from pyro_vae.distributed import ALONE, RankLost, World, derived
+from pyro_vae.data import Data
+from pyro_vae.distributed import ALONE, RankLost, World
 from pyro_vae.experiment import Experiment
 from pyro_vae.feeding import feed
 from pyro_vae.interruption import Interrupted, signals
@@ -44,12 +44,12 @@ from pyro_vae.step import (
     new_state,
 )
 from pyro_vae.vae import VAE
+from pyro_vae.validation import Validation
 
 log = logging.getLogger("pyro_vae")
 
 CHECK_EVERY = 200
 """Steps between two looks at the latched fault, each of which waits for the device."""
-VALIDATION_BATCH = 512
 SLOW, LONG = 0.1, 10.0
 """Share of the time, and seconds, that steps may wait for data before it is said."""
 
@@ -131,8 +131,7 @@ class Trainer:
         self.state: State = new_state(self.objective, self.layout, len(self.flag_names))
         world.spread([*self.state.parameters, *self.state.buffers])
         self.step = self._make_step(example, weights)
-        on_disk = isinstance(data.validation, StoredSplit)
-        self.validation = None if on_disk else list(self._validation_batches())
+        self.validation = Validation(data, experiment, self.prepare, self.device, world)
 
     def _example(self) -> tuple[Batch, dict[str, Tensor]]:
         """A first batch and the first weights, to record the program on."""
@@ -187,17 +186,6 @@ class Trainer:
         with same_random_state(self.device), unvalidated():
             after = program(parameters, buffers, example, weights).buffers
         return [not torch.equal(old, new) for old, new in zip(buffers, after, strict=True)]
-
-    def _validation_batches(self) -> Iterator[Batch]:
-        """This process's validation data, prepared: the same binarisation in every epoch."""
-        split = self.data.validation
-        for first in list(range(0, len(split), VALIDATION_BATCH))[self.world.rank :: self.world.size]:
-            some = split.select(range(first, min(first + VALIDATION_BATCH, len(split))))
-            data = resident(some, self.experiment, self.device, training=False)
-            with same_random_state(self.device):
-                torch.manual_seed(self.experiment.seed + first)
-                batch = fetch(data, torch.arange(len(some), device=self.device), self.prepare)
-            yield batch
 
     def plan(self, epoch: int) -> Plan:
         """Order, learning rates and weights of an epoch (from 0): a function of the declaration alone.
@@ -294,7 +282,9 @@ class Trainer:
         self._raise_on_fault(plan)
         progress.epoch += 1
         self._read_clock()
-        rows = [self._train_metrics(plan), *self._validate()]
+        rows = [self._train_metrics(plan)]
+        if len(self.validation):
+            rows.append(self._metrics("validation", self.validation.means(self.objective, progress.epoch)))
         self.state.totals.zero_()
         self.state.position.zero_()
         if self.world.first:
@@ -345,29 +335,6 @@ class Trainer:
             progress.step, progress.epoch, split, **values, seconds=progress.seconds, learning_rate=rate, beta=beta
         )
 
-    @torch.no_grad()
-    def _validate(self) -> list[Metrics]:
-        """The mean loss and terms over the validation data, with the same draws in every epoch."""
-        if not len(self.data.validation):
-            return []
-        # The weights at the end of their schedule: scores of different epochs are then comparable.
-        objective = self.experiment.objective
-        weights = objective.weights(max(float(self.progress.epoch), objective.longest()))
-        tensors = {name: self.train_data.x.new_tensor(v, dtype=torch.float64) for name, v in weights.items()}
-        sums = torch.zeros(len(METRICS), dtype=torch.float64, device=self.device)
-        self.objective.eval()
-        with same_random_state(self.device), unvalidated():
-            for i, batch in enumerate(self._validation_batches() if self.validation is None else self.validation):
-                # Its own seed for each batch, whichever process has it.
-                torch.manual_seed(derived(self.experiment.seed, i * self.world.size + self.world.rank))
-                loss, terms = self.objective(batch, tensors)
-                means = [loss, *(getattr(terms, name).mean() for name in METRICS[1:])]
-                sums += torch.stack([mean.to(torch.float64) for mean in means]) * batch.size
-        self.objective.train()
-        self.world.add_up(sums)
-        means = (sums / len(self.data.validation)).tolist()
-        return [self._metrics("validation", dict(zip(METRICS, means, strict=True)))]
-
     def _early_stopping(self, row: Metrics) -> bool:
         """Note the validation score; whether it is the best so far."""
         rule, progress = self.experiment.training.early_stopping, self.progress
@@ -386,11 +353,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint; the one before it, and the best, stay."""
         root = self.folder / "checkpoints"
-        random = {"random_state": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            random["random_state_cuda"] = torch.cuda.get_rng_state(self.device)
-        for rank, other in enumerate(self.world.gather(random)):
-            random |= {f"{name}_{rank}": state for name, state in other.items() if rank}
+        random = random_states.saved(self.world, self.device)
         if not self.world.first:
             return
         own = {k: v for k, v in self.objective.state_dict().items() if not k.startswith("vae.")}
@@ -414,20 +377,7 @@ class Trainer:
     _random_state: dict[str, Tensor] | None = None
 
     def _restore_random_state(self) -> None:
-        """Seed a fresh run; give a resumed one the random state that it had.
-
-        A process that there was not when the checkpoint was made begins a stream of its own.
-        """
-        world, saved = self.world, self._random_state
-        suffix = "" if world.first else f"_{world.rank}"
-        if saved is None:
-            torch.manual_seed(world.seed(self.experiment.seed))
-        elif f"random_state{suffix}" not in saved:
-            torch.manual_seed(derived(self.experiment.seed, world.rank, self.progress.step))
-        else:
-            torch.set_rng_state(saved[f"random_state{suffix}"])
-            if self.device.type == "cuda":
-                torch.cuda.set_rng_state(saved[f"random_state_cuda{suffix}"], self.device)
+        random_states.restore(self._random_state, self.world, self.device, self.experiment.seed, self.progress.step)
 
     def _load_best(self) -> None:
         """End with the weights of the best epoch."""

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae import checkpoints, training
+from pyro_vae import checkpoints, training, validation
 from pyro_vae.batches import build
 from pyro_vae.capture import same_random_state, unvalidated, value_and_gradient
 from pyro_vae.data import load, storage
@@ -190,14 +190,14 @@ def check_early_stopping(world, folder):
 
 def check_validation(world, folder):
     """Every process has the score of all validation data, that of one process."""
-    plain, training.VALIDATION_BATCH = training.VALIDATION_BATCH, 60  # three batches for two processes
+    plain, validation.BATCH = validation.BATCH, 60  # three batches for two processes
     try:
-        together, alone = (trainer(folder, w, "data.binarize=dynamic")._validate() for w in (world, ALONE))
+        made = [trainer(folder, w, "data.binarize=dynamic") for w in (world, ALONE)]
+        together, alone = (own.validation.means(own.objective, 0)["loss"] for own in made)
     finally:
-        training.VALIDATION_BATCH = plain
-    assert len(together) == 1
-    assert abs(together[0].loss / alone[0].loss - 1) < 1e-6
-    assert len(set(world.gather(together[0].loss))) == 1
+        validation.BATCH = plain
+    assert abs(together / alone - 1) < 1e-6
+    assert len(set(world.gather(together))) == 1
 
 
 def check_evaluation(world, folder):

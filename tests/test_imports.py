@@ -17,11 +17,12 @@ LINES = """
     networks standardize flows relaxed priors likelihoods guides data
     variant sites vae
     objectives trackers files fitting experiment ranges search
-    distributed checkpoints capture step batches feeding planning interruption progress records callbacks training
+    distributed random_states checkpoints capture step batches feeding validation planning interruption progress
+    records callbacks training
     diagnostics
     latent classification evaluation diagnosis
     inference_data plots diagnosis_figures card report
-    opening posterior runs launch examination comparable comparison workers swept sweep
+    opening result posterior runs launch examination comparable comparison workers swept sweep
     cli_io cli_options cli_latent cli_walks cli_compare cli_diagnose cli_report cli_sweep cli __main__
 """
 ORDER = [line.split() for line in LINES.strip().splitlines()]
