@@ -132,27 +132,6 @@ def simplify(recorded: GraphModule) -> GraphModule:
     return recorded
 
 
-def for_compiler(recorded: GraphModule, device: torch.device) -> GraphModule:
-    """Prepare a recording for the compiler: on a CPU b + x W is a product and a sum, which joins what follows it.
-
-    As one operation it begins there with a pass over the result, to fill it with b.
-    """
-    if device.type != "cpu":
-        return recorded
-    graph = recorded.graph
-    for node in list(graph.nodes):
-        if node.target is torch.ops.aten.addmm.default and not node.kwargs:
-            b, x, w = node.args
-            with graph.inserting_before(node):
-                product = graph.call_function(torch.ops.aten.mm.default, (x, w))
-                both = graph.call_function(torch.ops.aten.add.Tensor, (product, b))
-            product.meta = both.meta = node.meta
-            node.replace_all_uses_with(both)
-            graph.erase_node(node)
-    recorded.recompile()
-    return recorded
-
-
 SHAPED = {getattr(torch.ops.aten, name).default for name in ("ones_like", "zeros_like", "full_like")}
 """Operations that look at the shape of their argument alone."""
 

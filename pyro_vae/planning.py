@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from pyro_vae.capture import for_compiler
 from pyro_vae.data import Data
 from pyro_vae.distributed import World, described
 from pyro_vae.experiment import Experiment
+from pyro_vae.lowering import for_compiler
 from pyro_vae.specs import DeclarationError
 from pyro_vae.vae import VAE
 from pyro_vae.variant import Variant

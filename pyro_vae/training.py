@@ -19,12 +19,13 @@ from torch import Tensor
 from pyro_vae import checkpoints, random_states
 from pyro_vae.batches import DTYPES, preparer
 from pyro_vae.callbacks import Callback
-from pyro_vae.capture import Program, capture, for_compiler, same_random_state, unvalidated, value_and_gradient
+from pyro_vae.capture import Program, capture, same_random_state, unvalidated, value_and_gradient
 from pyro_vae.data import Data
 from pyro_vae.distributed import ALONE, RankLost, World
 from pyro_vae.experiment import Experiment
 from pyro_vae.feeding import feed
 from pyro_vae.interruption import Interrupted, signals
+from pyro_vae.lowering import for_compiler
 from pyro_vae.planning import choose_threads, compile_step, threads
 from pyro_vae.progress import bar
 from pyro_vae.records import Metrics, truncate_metrics, write_metrics

@@ -17,8 +17,8 @@ LINES = """
     networks standardize flows relaxed priors likelihoods guides data
     variant sites vae
     objectives trackers files fitting experiment ranges search
-    distributed random_states checkpoints capture step batches feeding validation planning interruption progress
-    records callbacks training
+    distributed random_states checkpoints capture lowering step batches feeding validation planning interruption
+    progress records callbacks training
     diagnostics
     latent classification evaluation diagnosis
     inference_data plots diagnosis_figures card report
