@@ -88,7 +88,7 @@ def prepared(
     last = len(getattr(data, part)) - 1
     beyond = [i for i in observations or () if not 0 <= i <= last]
     if beyond or (observations is not None and not observations):
-        raise DeclarationError([f"observations={beyond or []}: the {part} data are numbered from 0 to {last}."])
+        raise DeclarationError([f"observations={beyond}: the {part} data are numbered from 0 to {last}."])
     first, found, picked = 0, list[Batch](), dict[int, Batch]()
     for block in blocks(data, part, experiment, device):
         if observations is None:

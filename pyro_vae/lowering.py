@@ -46,7 +46,7 @@ def _take_few_logarithms(node: Node) -> None:
         if len(following) != 1 or following[0].target is not target:
             return
         chain.append(following[0])
-    _, _, flat, total = chain
+    flat, total = chain[2:]
     plain = node.kwargs == {} and all(option in (None, 0) for option in options) and len(options) == 3
     if not plain or total.args[1:] != ([-1],) or total.kwargs:
         return

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae import checkpoints, training, validation
+from pyro_vae import checkpoints, step, training, validation
 from pyro_vae.batches import build
 from pyro_vae.capture import same_random_state, unvalidated, value_and_gradient
 from pyro_vae.data import load, storage
@@ -193,11 +193,12 @@ def check_validation(world, folder):
     plain, validation.BATCH = validation.BATCH, 60  # three batches for two processes
     try:
         made = [trainer(folder, w, "data.binarize=dynamic") for w in (world, ALONE)]
-        together, alone = (own.validation.means(own.objective, 0)["loss"] for own in made)
+        together, alone = (own.validation.means(own.objective, 0) for own in made)
     finally:
         validation.BATCH = plain
-    assert abs(together / alone - 1) < 1e-6
-    assert len(set(world.gather(together))) == 1
+    assert list(together) == list(step.METRICS)
+    assert abs(together["loss"] / alone["loss"] - 1) < 1e-6
+    assert len(set(world.gather(together["loss"]))) == 1
 
 
 def check_evaluation(world, folder):

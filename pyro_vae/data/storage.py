@@ -85,7 +85,7 @@ def allocate(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
 
 
 AROUND = 2**21
-"""Bytes before and after what is looked at that the system may map with it: its largest page."""
+"""Bytes before and after what is looked at that the system may map with it: a multiple of every page."""
 
 
 def mapping(array: np.ndarray) -> np.memmap | None:

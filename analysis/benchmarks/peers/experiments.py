@@ -46,10 +46,10 @@ def loaded(setting: Setting, images: np.ndarray, device: str, precision: str = "
     vae = build(declared, data, torch.device(device))
     initialise(vae, data, declared, torch.device(device))
     if setting.dense:
-        decoder = _linear(vae.likelihood)
         torch.manual_seed(0)
-        for layer in (*_linear(vae.body), *decoder[:-1]):
-            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+        for layer in (*_linear(vae.body), *_linear(vae.likelihood)[:-1]):
+            drawn = torch.empty(layer.weight.shape)  # on the CPU, so that they are the same for every device
+            layer.weight.data.copy_(nn.init.kaiming_uniform_(drawn, nonlinearity="relu"))
     return declared, data, vae
 
 
@@ -62,5 +62,5 @@ def write_weights(setting: Setting, images: np.ndarray, path: Path) -> None:
     """The initial weights of dense layers, encoder first, in the order in which they are passed."""
     _, _, vae = loaded(setting, images, "cpu")
     layers = [layer for part in (vae.body, vae.heads, vae.likelihood) for layer in _linear(part)]
-    arrays = [tensor.detach().cpu().numpy() for layer in layers for tensor in (layer.weight, layer.bias)]
+    arrays = [tensor.detach().numpy() for layer in layers for tensor in (layer.weight, layer.bias)]
     np.savez(path, *arrays)
