@@ -1,7 +1,8 @@
 """A recording made ready for the compiler of a CPU: the same function, in operations that compile to less work."""
 
 from functools import reduce
-from operator import mul
+from operator import getitem, mul
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ def for_compiler(recorded: GraphModule, device: torch.device) -> GraphModule:
         for node in list(recorded.graph.nodes):
             _split_sum(node)
             _take_few_logarithms(node)
+            _sum_bias(node)
+            _exchange_roles(node)
         recorded.recompile()
     return recorded
 
@@ -58,6 +61,61 @@ def _take_few_logarithms(node: Node) -> None:
     total.replace_all_uses_with(found)
     for made in reversed(chain):
         graph.erase_node(made)
+
+
+def _sum_bias(node: Node) -> None:
+    """Take the gradient of a bias out of that of its convolution, to be summed with what makes the one it is summed of.
+
+    For an upsampling convolution, a sum of its own takes a quarter of the whole gradient.
+    """
+    if node.target is not aten.convolution_backward.default:
+        return
+    graph, (upstream, *between, (of_x, of_weight, of_bias)) = node.graph, cast(Any, node.args)
+    if not of_bias:
+        return
+    with graph.inserting_after(node):
+        axes = [axis for axis in range(upstream.meta["val"].ndim) if axis != 1]
+        total = graph.call_function(aten.sum.dim_IntList, (upstream, axes))
+    for result in _results(node, 2):
+        total.meta = result.meta
+        result.replace_all_uses_with(total)
+        graph.erase_node(result)
+    node.args = (upstream, *between, [of_x, of_weight, False])
+
+
+def _exchange_roles(node: Node) -> None:
+    """Take the weight's gradient of a convolution of one channel for that of a transposed one, which it equals.
+
+        dW_o(k) = sum_n,i g_no(i) x_n(s i + k - p)
+
+    is symmetric in what a convolution is given and what its gradient is. A compiler cannot tell in which of the two
+    layouts a single channel lies, and takes the one in which this gradient takes eight times longer.
+    """
+    if node.target is not aten.convolution_backward.default:
+        return
+    upstream, x, weight, _, stride, padding, dilation, transposed, _, groups, mask = cast(Any, node.args)
+    of_x, of_weight, of_bias = mask
+    shape, kernel, given = (tensor.meta["val"].shape for tensor in (x, weight, upstream))
+    if not of_weight or transposed or groups != 1 or shape[1] != 1:
+        return
+    sizes = zip(shape[2:], given[2:], kernel[2:], stride, padding, dilation, strict=True)
+    missing = [n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for n, m, k, s, p, d in sizes]
+    graph = node.graph
+    with graph.inserting_after(node):
+        arguments = (x, upstream, weight, None, stride, padding, dilation, True, missing, 1, [False, True, False])
+        exchanged = graph.call_function(aten.convolution_backward.default, arguments)
+    with graph.inserting_after(exchanged):
+        found = graph.call_function(getitem, (exchanged, 1))
+    for result in _results(node, 1):
+        found.meta = result.meta
+        result.replace_all_uses_with(found)
+        graph.erase_node(result)
+    node.args = (*node.args[:-1], [of_x, False, of_bias])
+
+
+def _results(node: Node, index: int) -> list[Node]:
+    """Where one of the results of a node is taken."""
+    return [user for user in node.users if user.target is getitem and user.args[1] == index]
 
 
 def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ RECORDING_PAYS = 500
 COMPILED_CALLS_PAY = {"cpu": 2**32, "cuda": 2**40}
 """Numbers in the widest tensors of all calls from which compiling it repays itself; a CPU saves 5 ns a number."""
 SMALL_STEP = 10_000_000
-"""Multiplications per pass, parameters x batch x classes, below which a step takes about a millisecond."""
+"""Multiplications per pass, parameters x batch x classes x draws, below which a step takes about a millisecond."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -85,7 +85,8 @@ def choose_threads(experiment: Experiment, vae: VAE) -> int:
     """
     variant, world = experiment.variant, described()
     dense = not (variant.encoder.image_only or variant.decoder.image_only)
-    work = experiment.training.batch_size * variant.cells * count_parameters(vae) / world.size
+    rows = experiment.training.batch_size * variant.cells * experiment.objective.draws()
+    work = rows * count_parameters(vae) / world.size
     share = 1 if "OMP_NUM_THREADS" in os.environ else world.local_size
     return 1 if dense and work < SMALL_STEP else max(1, torch.get_num_threads() // share)
 

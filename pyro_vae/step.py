@@ -341,21 +341,23 @@ def update(
     b1, b2 = adam.betas
     t = (state.updates + 1).to(torch.float64)
     dtype = gradient[0].dtype
-    # Stacked, because a compiler would otherwise compute these powers anew for every parameter.
-    size, root = torch.stack([(rate / (1 - b1**t)).to(dtype), (1 - b2**t).sqrt().to(dtype)]).unbind()
+    root = (1 - b2**t).sqrt()
+    # Stacked, because a compiler would otherwise compute these numbers anew for every few parameters.
+    numbers = rate / (1 - b1**t) * root, root * adam.eps, finite
+    size, small, applied = torch.stack([number.to(dtype) for number in numbers]).unbind()
     blocks = zip(state.parameters, state.first_moment, state.second_moment, gradient, strict=True)
     for i, (theta, m, v, g) in enumerate(blocks):
         if adam.weight_decay and adam.kind == "adam":
             g = g + adam.weight_decay * theta
         new_m = b1 * m + (1 - b1) * g
         new_v = b2 * v + (1 - b2) * g.square()
-        step = size * new_m / (new_v.sqrt() / root + adam.eps)
+        step = size * new_m / (new_v.sqrt() + small)
         if adam.weight_decay and adam.kind == "adamw":
             step = step + (rate * adam.weight_decay).to(dtype) * theta
         new_theta = theta - (step if factors is None else factors[i] * step)
         # `where` and not a branch: the host does not wait for the answer.
         for old, new in ((theta, new_theta), (m, new_m), (v, new_v)):
-            old.copy_(torch.where(finite, new, old))
+            old.copy_(torch.where(applied > 0, new, old))
     state.updates.add_(finite)
 
 

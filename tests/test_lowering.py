@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits, linear
+from torch.nn.functional import binary_cross_entropy_with_logits, conv2d, conv_transpose2d, linear
 
 from pyro_vae.capture import record
 from pyro_vae.lowering import bernoulli_log_prob, for_compiler
@@ -90,6 +90,65 @@ def test_a_dense_layer_is_a_product_and_a_sum():
     made = for_compiler(recorded, CPU)
     assert "aten.addmm.default" not in targets(made)
     torch.testing.assert_close(made(x, w, b), expected)
+
+
+CONVOLUTIONS = {
+    "one channel": (1, 4, {"padding": 1}),
+    "one channel, strides": (1, 4, {"stride": 2, "padding": 1}),
+    "one channel, strides that leave a row": (1, 4, {"stride": 3, "padding": 2}),
+    "one channel, dilated": (1, 4, {"stride": 2, "padding": 2, "dilation": 2}),
+    "colours": (3, 4, {"padding": 1}),
+    "groups": (2, 4, {"padding": 1, "groups": 2}),
+    "upsampling": (3, 4, {"stride": 2, "padding": 1, "output_padding": 1}),
+    "upsampling one channel": (1, 4, {"stride": 2, "padding": 1}),
+}
+
+
+def gradients(name, with_bias=True):
+    """The gradients of a convolution with respect to all that it is given, and an example."""
+    num_in, num_out, options = CONVOLUTIONS[name]
+    transposed = name.startswith("upsampling")
+    convolve = conv_transpose2d if transposed else conv2d
+    shape = (num_in, num_out) if transposed else (num_out, num_in // options.get("groups", 1))
+    shapes = (3, num_in, 9, 11), (*shape, 3, 3), (num_out,)
+    example = [torch.randn(shape, dtype=torch.float64) for shape in shapes][: 2 + with_bias]
+    weights = torch.randn_like(convolve(*example, **options))
+
+    def function(*given):
+        with torch.enable_grad():
+            leaves = [tensor.detach().requires_grad_() for tensor in given]
+            return torch.autograd.grad((convolve(*leaves, **options) * weights).sum(), leaves)
+
+    return function, example
+
+
+def backward(recorded):
+    return [node.args for node in recorded.graph.nodes if "convolution_backward" in str(node.target)]
+
+
+@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_the_gradients_of_a_convolution(name, with_bias):
+    function, example = gradients(name, with_bias)
+    recorded = record(function, *example)
+    expected = recorded(*example)
+    made = for_compiler(recorded, CPU)
+    made.graph.lint()
+    assert not any(mask[2] for *_, mask in backward(made)), "a bias is summed with what comes before"
+    assert len(backward(made)) == (2 if name.startswith("one channel") else 1)
+    for found, exact in zip(made(*example), expected, strict=True):
+        torch.testing.assert_close(found, exact)
+
+
+def test_one_channel_is_given_the_other_role():
+    """The weight's gradient is that of a transposed convolution, whose layout the many channels decide."""
+    function, example = gradients("one channel")
+    made = for_compiler(record(lambda *given: function(*given)[1:], *example), CPU)
+    made.graph.eliminate_dead_code()
+    ((upstream, x, *_, transposed, _, _, mask),) = backward(made)
+    assert transposed
+    assert mask == [False, True, False]
+    assert [tensor.meta["val"].shape[1] for tensor in (upstream, x)] == [1, 4]
 
 
 def test_a_gpu_is_given_the_recording():

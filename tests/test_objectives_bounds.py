@@ -12,7 +12,7 @@ from test_exactness import linear_gaussian
 
 import pyro_vae as pv
 from pyro_vae.capture import value_and_gradient
-from pyro_vae.objectives import ELBO, IWAE, DReG, Renyi, ReweightedWakeSleep, bounds
+from pyro_vae.objectives import ELBO, IWAE, MMD, BetaTC, DReG, Renyi, ReweightedWakeSleep, bounds
 from pyro_vae.sites import Batch
 from pyro_vae.vae import densities
 
@@ -119,6 +119,25 @@ def test_k_samples_approach_log_p():
     with torch.no_grad():
         losses = torch.stack([loss_of(IWAE(num_particles=2000), vae, Batch(x[:50]), seed)[0] for seed in range(20)])
     assert_close_mc(-losses.mean(), log_p.mean(), losses.std() / math.sqrt(20) + 2e-3)  # its bias is below 2e-3
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ELBO(),
+        BetaTC(),
+        MMD(),
+        *(spec(num_particles=3) for spec in (ELBO, *MANY)),
+        IWAE(groups=3, num_particles=2),
+        IWAE(groups=3, num_particles=2, guide_gradient="miwae"),
+    ],
+)
+def test_draws_are_what_is_decoded(spec):
+    vae, rows = parts.vae(), set()
+    batch = parts.batch({})
+    vae.likelihood.register_forward_pre_hook(lambda part, given: rows.add(math.prod(given[0].shape[:-1])))
+    loss_of(spec, vae, batch)
+    assert rows == {spec.draws() * batch.size}
 
 
 # ----------------------------------------------------------------------------------------------------- limits and sums

@@ -399,7 +399,8 @@ def test_compile_is_decided_from_the_plan():
 def test_small_steps_take_one_thread(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     data, cpu = load(pv.DigitsData()), torch.device("cpu")
-    for overrides, expected in (([], 1), (["encoder.widths=[2000, 2000]"], 4), (["encoder=conv"], 4)):
+    many = ["objective=iwae", "objective.num_particles=500"]
+    for overrides, expected in (([], 1), (["encoder.widths=[2000, 2000]"], 4), (["encoder=conv"], 4), (many, 4)):
         experiment = tiny(*overrides)
         assert choose_threads(experiment, build(experiment, data, cpu)) == expected
 

@@ -1,4 +1,4 @@
-"""The network of `conv-2d` in Keras 3, trained an epoch at a time; started by `conv_2d.py`.
+"""The network of `conv-2d` in Keras 3, trained an epoch at a time; started by `conv_2d_speed.py`.
 
     python analysis/benchmarks/keras_conv_2d.py IMAGES.npy BATCH_SIZE LEARNING_RATE
 

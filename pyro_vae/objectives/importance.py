@@ -58,6 +58,10 @@ class IWAE(Objective):
             raise ValueError(f"mix={self.mix:g}: has no place beside guide_gradient: miwae; choose one of them")
         return self
 
+    def draws(self) -> int:
+        """M K."""
+        return self.groups * self.num_particles
+
     def build(self, vae: VAE, num_data: int | None = None) -> "IWAELoss":
         """Build the loss."""
         return IWAELoss(vae, self)
@@ -73,7 +77,7 @@ class IWAELoss(nn.Module):
     def forward(self, batch: Batch, weights: dict[str, Tensor]) -> tuple[Tensor, Terms]:
         """Loss (nats per datum) and terms."""
         vae, spec, rule = self.vae, self.spec, self.vae.variant.rule
-        total = spec.groups * spec.num_particles
+        total = spec.draws()
 
         def bound(log_w: Tensor) -> Tensor:
             found = grouped(log_w, spec.groups)
@@ -113,6 +117,10 @@ class DReG(Objective):
     kind: Literal["dreg"] = "dreg"
     num_particles: Count = 50
     """Draws of z per datum and step, K."""
+
+    def draws(self) -> int:
+        """K."""
+        return self.num_particles
 
     def build(self, vae: VAE, num_data: int | None = None) -> "DReGLoss":
         """Build the loss."""

@@ -33,6 +33,10 @@ class Objective(Part):
         """Build the loss; `num_data` is the number of training data N, None if every batch is all of them."""
         raise TypeError(f"{type(self).__name__} builds no objective.")
 
+    def draws(self) -> int:
+        """Draws of z for each datum in a step."""
+        return 1
+
     def weights(self, epoch: float) -> dict[str, float]:
         """The numbers that change in training, after `epoch` epochs (fractions count)."""
         return {}
