@@ -24,6 +24,7 @@ from pyro_vae.data import (
     MNISTData,
     Split,
     load,
+    sets,
 )
 from pyro_vae.data.sets import in_memory
 from pyro_vae.specs import DeclarationError
@@ -240,6 +241,32 @@ def test_digits() -> None:
     assert torch.equal(got.test.x, other.test.x)
     assert not torch.equal(got.train.x, other.train.x)
     assert (torch.bincount(got.test.attributes["digit"], minlength=10) > 20).all()
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_digits_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch, moved: bool) -> None:
+    """Read from its file, or by its own function where it no longer keeps that file."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    calls: list[bool] = []
+
+    def load_digits(return_X_y: bool) -> Any:
+        calls.append(return_X_y)
+        return own(return_X_y=return_X_y)
+
+    own = datasets.load_digits
+    monkeypatch.setattr(datasets, "load_digits", load_digits)
+    if moved:
+        monkeypatch.setattr(Path, "is_file", lambda self: False)
+    found, expected = sets._digits(), own(return_X_y=True)
+    assert calls == [True] * moved
+    for mine, theirs in zip(found, expected, strict=True):
+        assert np.array_equal(mine, theirs)
+
+
+def test_to_read_digits_imports_no_scikit_learn() -> None:
+    """It would take two seconds of every start."""
+    code = "import sys; from pyro_vae.data import DigitsData; DigitsData().read(0); sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_mean_image_belongs_to_its_label() -> None:
