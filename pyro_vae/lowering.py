@@ -76,10 +76,7 @@ def _sum_bias(node: Node) -> None:
     with graph.inserting_after(node):
         axes = [axis for axis in range(upstream.meta["val"].ndim) if axis != 1]
         total = graph.call_function(aten.sum.dim_IntList, (upstream, axes))
-    for result in _results(node, 2):
-        total.meta = result.meta
-        result.replace_all_uses_with(total)
-        graph.erase_node(result)
+    _replace_result(node, 2, total)
     node.args = (upstream, *between, [of_x, of_weight, False])
 
 
@@ -106,16 +103,17 @@ def _exchange_roles(node: Node) -> None:
         exchanged = graph.call_function(aten.convolution_backward.default, arguments)
     with graph.inserting_after(exchanged):
         found = graph.call_function(getitem, (exchanged, 1))
-    for result in _results(node, 1):
-        found.meta = result.meta
-        result.replace_all_uses_with(found)
-        graph.erase_node(result)
+    _replace_result(node, 1, found)
     node.args = (*node.args[:-1], [of_x, False, of_bias])
 
 
-def _results(node: Node, index: int) -> list[Node]:
-    """Where one of the results of a node is taken."""
-    return [user for user in node.users if user.target is getitem and user.args[1] == index]
+def _replace_result(node: Node, index: int, made: Node) -> None:
+    """Let `made` stand wherever one of the results of a node is taken."""
+    for user in list(node.users):
+        if user.target is getitem and user.args[1] == index:
+            made.meta = user.meta
+            user.replace_all_uses_with(made)
+            node.graph.erase_node(user)
 
 
 def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:

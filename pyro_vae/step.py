@@ -344,7 +344,8 @@ def update(
     root = (1 - b2**t).sqrt()
     # Stacked, because a compiler would otherwise compute these numbers anew for every few parameters.
     numbers = rate / (1 - b1**t) * root, root * adam.eps, finite
-    size, small, applied = torch.stack([number.to(dtype) for number in numbers]).unbind()
+    size, small, flag = torch.stack([number.to(dtype) for number in numbers]).unbind()
+    applied = flag > 0
     blocks = zip(state.parameters, state.first_moment, state.second_moment, gradient, strict=True)
     for i, (theta, m, v, g) in enumerate(blocks):
         if adam.weight_decay and adam.kind == "adam":
@@ -357,7 +358,7 @@ def update(
         new_theta = theta - (step if factors is None else factors[i] * step)
         # `where` and not a branch: the host does not wait for the answer.
         for old, new in ((theta, new_theta), (m, new_m), (v, new_v)):
-            old.copy_(torch.where(applied > 0, new, old))
+            old.copy_(torch.where(applied, new, old))
     state.updates.add_(finite)
 
 

@@ -80,10 +80,6 @@ class ELBO(Objective):
             raise ValueError("\n".join(found))
         return self
 
-    def draws(self) -> int:
-        """K."""
-        return self.num_particles
-
     def build(self, vae: VAE, num_data: int | None = None) -> "ELBOLoss":
         """Build the loss."""
         return ELBOLoss(vae, self)

@@ -118,10 +118,6 @@ class DReG(Objective):
     num_particles: Count = 50
     """Draws of z per datum and step, K."""
 
-    def draws(self) -> int:
-        """K."""
-        return self.num_particles
-
     def build(self, vae: VAE, num_data: int | None = None) -> "DReGLoss":
         """Build the loss."""
         return DReGLoss(vae, self)

@@ -29,10 +29,6 @@ class Renyi(Objective):
     num_particles: Count = 50
     """Draws of z per datum and step, K."""
 
-    def draws(self) -> int:
-        """K."""
-        return self.num_particles
-
     def build(self, vae: VAE, num_data: int | None = None) -> "RenyiLoss":
         """Build the loss."""
         return RenyiLoss(vae, self)

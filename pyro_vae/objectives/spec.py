@@ -34,8 +34,8 @@ class Objective(Part):
         raise TypeError(f"{type(self).__name__} builds no objective.")
 
     def draws(self) -> int:
-        """Draws of z for each datum in a step."""
-        return 1
+        """Draws of z for each datum in a step: K where there is a field `num_particles`."""
+        return getattr(self, "num_particles", 1)
 
     def weights(self, epoch: float) -> dict[str, float]:
         """The numbers that change in training, after `epoch` epochs (fractions count)."""

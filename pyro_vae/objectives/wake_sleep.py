@@ -37,10 +37,6 @@ class ReweightedWakeSleep(Objective):
     sleep: float = Field(0.0, ge=0, le=1)
     """Share of the sleep phase in the guide's gradient; the wake phase has the rest."""
 
-    def draws(self) -> int:
-        """K."""
-        return self.num_particles
-
     def build(self, vae: VAE, num_data: int | None = None) -> "ReweightedWakeSleepLoss":
         """Build the loss."""
         return ReweightedWakeSleepLoss(vae, self)
